@@ -1,0 +1,1 @@
+"""Measure, explain and judge Mixture-of-Experts inference on consumer and edge hardware."""

@@ -1,0 +1,1 @@
+"""Afterwards: from records to statistics, energy, attribution and verdicts."""

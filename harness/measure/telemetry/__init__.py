@@ -1,0 +1,1 @@
+"""Sensors of this machine, one file a vendor, sampled by a process of their own."""

@@ -1,0 +1,1 @@
+"""Which weights: registry, downloads, checksums, shapes, proxies."""

@@ -1,0 +1,470 @@
+"""The record: one JSON line a run, raw values only. The only thing that crosses process borders.
+
+Every interval is in nanoseconds of the machine's monotonic clock; units stand in the names. A quantity that could not be
+observed is null and its reason stands in the `absent` map beside it: never 0.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Weights(StrEnum):
+    """Released bytes, or an architecture-faithful stand-in with random values."""
+
+    RELEASED = "released"
+    PROXY = "proxy"
+
+
+class DeviceKind(StrEnum):
+    """The families of machines that the bundle has profiles for."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    JETSON = "jetson"
+    MAC = "mac"
+
+
+class EnvironmentKind(StrEnum):
+    """How the worker was started."""
+
+    NATIVE = "native"
+    CONTAINER = "container"
+
+
+class EngineKind(StrEnum):
+    """What computed the tokens; records of the fake engine are watermarked and satisfy no claim."""
+
+    LLAMA_CPP = "llama.cpp"
+    FAKE = "fake"
+
+
+class Origin(StrEnum):
+    """Whether a number comes from the machine that the record names."""
+
+    MEASURED = "measured"
+    EMULATED = "emulated"
+    SYNTHETIC = "synthetic"
+
+
+class RunKind(StrEnum):
+    """What a run is for; a timed run is never profiled."""
+
+    ROUNDS = "rounds"  # speed, workers of a group taking turns
+    SOLO = "solo"  # memory, load time, cold behaviour: alone on the machine
+    PROFILE = "profile"  # node times
+    ROUTING = "routing"  # selected experts
+    BANDWIDTH = "bandwidth"  # read bandwidth of the machine
+
+
+class BurstKind(StrEnum):
+    """One worker's turn."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    PROFILE = "profile"  # decode with the node callback attached
+    IDLE = "idle"  # nothing at work: the baseline of power
+
+
+class TokenSource(StrEnum):
+    """Where prompt tokens come from."""
+
+    RANDOM = "random"
+    REPEATED = "repeated"
+    TEXT = "text"
+
+
+class KvType(StrEnum):
+    """Element type of the KV cache."""
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
+
+
+class FlashAttention(StrEnum):
+    """llama.cpp's switch."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Ending(StrEnum):
+    """Why a run ended."""
+
+    OK = "ok"
+    ERROR = "error"  # the worker said what went wrong
+    CRASH = "crash"  # a signal that nobody here sent
+    OOM = "oom"  # killed at the memory ceiling, or refused an allocation
+    TIMEOUT = "timeout"
+    GATE = "gate"  # the machine never became fit to measure
+    PROTOCOL = "protocol"  # none, two, or a foreign record
+    INTERRUPTED = "interrupted"
+
+
+class TaintKind(StrEnum):
+    """Why a run that ended well is left out of speed and energy."""
+
+    THROTTLED = "throttled"
+    POWER_MODE_CHANGED = "power_mode_changed"
+    CLOCK_CHANGED = "clock_changed"
+    TEMPERATURE = "temperature"
+    SUSPENDED = "suspended"
+    SWAPPED = "swapped"
+    MAJOR_FAULTS = "major_faults"
+    FOREIGN_LOAD = "foreign_load"
+    SENSOR_LOST = "sensor_lost"
+    IDLE_DRIFT = "idle_drift"
+    OUTPUT_DIFFERS = "output_differs"
+    LOW_POWER_MODE = "low_power_mode"
+    ON_BATTERY = "on_battery"
+
+
+class Quality(StrEnum):
+    """How a sensor comes by its value; the three are never mixed in one ratio."""
+
+    MEASURED = "measured"
+    ESTIMATED = "estimated"
+    MODELLED = "modelled"
+
+
+class Quantity(StrEnum):
+    """What a telemetry channel carries; the unit is part of the name."""
+
+    POWER_MW = "power_mw"
+    ENERGY_MJ = "energy_mj"  # a counter: differences count
+    TEMPERATURE_CELSIUS = "temperature_celsius"
+    CLOCK_MHZ = "clock_mhz"
+    MEMORY_BYTES = "memory_bytes"
+    UTILISATION_PERCENT = "utilisation_percent"
+    THROTTLE = "throttle"  # 0 or 1
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all that is written to disk or sent to a worker."""
+
+
+class ModelRef(Struct):
+    """Which weights a run used."""
+
+    name: str
+    architecture: str
+    file: str  # base name, no folder
+    sha256: str
+    size_bytes: int
+    weights: Weights
+    file_type: str  # Q4_K_M, Q8_0, ...
+    parameters_total: int
+    parameters_active: int  # read per generated token
+    expert_count: int = 0  # 0: dense
+    expert_used_count: int = 0
+    weight_bytes_total: int = 0  # tensor data of the file
+    weight_bytes_active: int = 0  # tensor data read per generated token
+    licence: str = ""
+    variant: str = ""  # "", or what was varied: "experts=16", "router-skew=1.2"
+
+
+class Workload(Struct):
+    """What is computed."""
+
+    prompt_tokens: int  # length of a prefill burst
+    decode_tokens: int  # length of a decode burst; 0: as many as fill `decode_seconds`
+    decode_seconds: float = 0.0
+    depth_tokens: int = 0  # tokens in the KV cache before a decode burst; at least 1
+    settle_tokens: int = 3  # first tokens after a switch: kept, not counted
+    source: TokenSource = TokenSource.RANDOM
+    prompt_id: str = ""
+    kv_type: KvType = KvType.F16
+    batch_width: int = 1  # sequences decoded together
+    seed: int = 1
+
+
+class Settings(Struct):
+    """How the device is used."""
+
+    threads: int
+    gpu_layers: int = 0
+    use_mmap: bool = True
+    repack: bool = True  # llama.cpp's extra CPU buffer types
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    context_tokens: int = 1024
+    batch_tokens: int = 512
+    ubatch_tokens: int = 512
+    telemetry: bool = True
+    memory_limit_bytes: int = 0  # 0: none
+    variant: str = ""  # label of what a "with and without" comparison varies
+
+
+class Schedule(Struct):
+    """Where a run stands in the study."""
+
+    group: str  # cells that are compared with one another
+    cohort: str  # workers alive together
+    block: int
+    order: int  # place of the cohort in the whole plan
+    rounds: int  # rounds planned; 1 for blocks
+    seed: int
+
+
+class RunSpec(Struct):
+    """One run as planned; `run_id` hashes all that determines its result."""
+
+    run_id: str
+    schema: int
+    suite: str
+    experiment: str  # headline, memory, profile, context, sparsity, ...
+    kind: RunKind
+    device: DeviceKind
+    environment: EnvironmentKind
+    engine: EngineKind
+    model: ModelRef
+    workload: Workload
+    settings: Settings
+    schedule: Schedule
+
+
+class Burst(Struct):
+    """One turn of one worker: a prefill window or a decode window, closed by `llama_synchronize`."""
+
+    kind: BurstKind
+    round: int
+    position: int  # place within the round, from 0
+    start_ns: int
+    end_ns: int
+    tokens: int
+    engine_ns: int  # inside llama.cpp's prefill or decode calls
+    token_ns: tuple[int, ...] = ()  # decode: each token's decode call, in order; sum = engine_ns
+    sampling_ns: int = 0  # arg-max over the logits
+    cpu_ns: int = 0  # process CPU time, all threads
+    major_faults: int = 0
+    minor_faults: int = 0
+    voluntary_switches: int = 0
+    involuntary_switches: int = 0
+    foreign_cpu_ns: int | None = None  # CPU time of everyone else in this window
+    steal_ns: int | None = None
+
+
+class Warmup(Struct):
+    """What was done before the first counted window."""
+
+    token_ns: tuple[int, ...]
+    prefill_tokens: int
+    experts_total: int  # layers x experts; 0: dense
+    experts_routed: int  # of them, reached by routing of the warm-up tokens
+    experts_touched: int  # of them, read explicitly because routing missed them
+    steady: bool
+
+
+class MemorySample(Struct):
+    """Memory at the end of a phase, each source by itself; null where the platform has none."""
+
+    phase: str  # start, loaded, warm, finished
+    at_ns: int
+    vm_hwm_bytes: int | None = None
+    rss_bytes: int | None = None
+    pss_bytes: int | None = None
+    cgroup_peak_bytes: int | None = None
+    phys_footprint_bytes: int | None = None
+    device_used_bytes: int | None = None  # GPU memory, or NvMapMemUsed on unified memory
+    available_bytes: int | None = None
+    swap_used_bytes: int | None = None
+    major_faults: int | None = None
+    minor_faults: int | None = None
+
+
+class MemoryLedger(Struct):
+    """Predicted by llama.cpp, observed by everyone else."""
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    samples: tuple[MemorySample, ...]
+    ceiling_bytes: int | None = None
+    absent: dict[str, str] = {}
+
+
+class Text(Struct):
+    """Generated tokens of one repetition (weights with a vocabulary only)."""
+
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    text: str
+
+
+class NodeProfile(Struct):
+    """Node times of decode steps, summed over the profiled tokens of the run."""
+
+    mode: str  # node, range
+    tokens: int
+    category_ns: dict[str, tuple[int, ...]]  # category -> one sum a profiled token
+    layer_ns: dict[str, dict[str, int]]  # layer ("0", ..., "-") -> category -> sum over tokens
+    nodes_per_token: int
+    callback_ns_per_node: float  # calibrated cost of an empty node, to be subtracted
+    unknown_nodes: tuple[str, ...]
+
+
+class RoutingTrace(Struct):
+    """Selected experts: `selected[token][layer]` lists expert ids."""
+
+    expert_count: int
+    expert_used_count: int
+    layers: int
+    selected: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+class BandwidthSample(Struct):
+    """One pass of all threads over a working set far larger than the last cache."""
+
+    threads: int
+    working_set_bytes: int
+    read_bytes: int
+    duration_ns: int
+
+
+class Measured(Struct):
+    """What a worker saw; times raw."""
+
+    load_ns: int
+    warmup: Warmup | None
+    bursts: tuple[Burst, ...]
+    memory: MemoryLedger | None
+    texts: tuple[Text, ...] = ()
+    profile: NodeProfile | None = None
+    routing: RoutingTrace | None = None
+    bandwidth: tuple[BandwidthSample, ...] = ()
+    engine_info: dict[str, str] = {}  # llama.cpp's own words: system info, buffer types, device names
+
+
+class Channel(Struct):
+    """All samples of one sensor during a run."""
+
+    name: str  # VDD_IN, package-0, cpu_thermal, ...
+    quantity: Quantity
+    source: str  # jtop, ina3221, tegrastats, nvml, rapl, zeus-apple-silicon, procfs, ...
+    scope: str  # what the sensor covers: "module rail VDD_IN", "CPU package 0", ...
+    quality: Quality
+    resolution: float  # smallest step of the value, in its unit
+    at_ns: tuple[int, ...]
+    values: tuple[float, ...]
+    wrap_at: float | None = None  # counters: the value at which it starts again
+
+
+class Telemetry(Struct):
+    """What the sampler process saw while the run was alive."""
+
+    period_ns: int
+    missed_ticks: int
+    start_ns: int
+    end_ns: int
+    channels: tuple[Channel, ...]
+    absent: dict[str, str] = {}  # channel or vendor -> reason
+
+
+class GateWait(Struct):
+    """A wait before a run, with its reason."""
+
+    gate: str
+    waited_ns: int
+    reason: str
+    opened: bool
+
+
+class Host(Struct):
+    """The machine; `fingerprint` hashes the fields that must agree before runs may be pooled."""
+
+    machine: str
+    system: str
+    kernel: str
+    cpu_model: str
+    cores: int
+    memory_bytes: int
+    accelerator: str
+    fingerprint: str
+
+
+class Provenance(Struct):
+    """With what exactly the run was made."""
+
+    bundle_version: str
+    git_commit: str
+    git_dirty: bool
+    lock_sha256: str
+    llama_cpp_commit: str
+    llama_cpp_python: str
+    build_flags: str
+    compiler: str
+    image_digest: str  # "" when native
+    python: str
+    host: Host
+    power_mode: str
+    taken_at_utc: str  # wall clock, for people; no interval uses it
+
+
+class Taint(Struct):
+    """Why the run does not count, in words."""
+
+    kind: TaintKind
+    detail: str
+
+
+class Termination(Struct):
+    """How the process ended; the three are kept apart."""
+
+    ending: Ending
+    exit_code: int | None = None
+    signal: int | None = None
+    oom_killed: bool = False
+    message: str = ""
+
+
+class Record(Struct):
+    """One line of runs.jsonl."""
+
+    spec: RunSpec
+    origin: Origin
+    provenance: Provenance
+    termination: Termination
+    measured: Measured | None = None
+    telemetry: Telemetry | None = None
+    gates: tuple[GateWait, ...] = ()
+    taints: tuple[Taint, ...] = ()
+
+
+class _Version(msgspec.Struct):
+    """Just enough of a line to tell its schema."""
+
+    spec: dict[str, Any]
+
+
+def encode(record: Record) -> bytes:
+    """One line, keys in the order of the structs, newline at the end."""
+    return msgspec.json.encode(record) + b"\n"
+
+
+def decode(line: bytes) -> Record:
+    """One line back into a record.
+
+    Raises:
+        ValueError: not JSON, another schema version, or a field that does not fit; the message names it.
+    """
+    try:
+        version = msgspec.json.decode(line, type=_Version).spec.get("schema")
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a record: {error}") from None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema version {version!r}, this bundle reads {SCHEMA_VERSION}")
+    try:
+        return msgspec.json.decode(line, type=Record)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a record: {error}") from None
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one record."""
+    schema = msgspec.json.schema(Record)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"record v{SCHEMA_VERSION}", **schema}

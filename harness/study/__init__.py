@@ -1,0 +1,1 @@
+"""The parent process: configuration, plan, gates, runner, store, environments."""
