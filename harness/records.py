@@ -1,7 +1,7 @@
 """The record: one JSON line a run, raw values only. The only thing that crosses process borders.
 
-Every interval is in nanoseconds of the machine's monotonic clock; units stand in the names. A quantity that could not be
-observed is null and its reason stands in the `absent` map beside it: never 0.
+Every interval is in nanoseconds of the machine's monotonic clock; units stand in the names. A quantity that could not
+be observed is null and its reason stands in the `absent` map beside it: never 0.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all that is written to disk or sent to a worker."""
 
 
-class ModelRef(Struct):
+class ModelRef(Struct, frozen=True):
     """Which weights a run used."""
 
     name: str
@@ -169,7 +169,7 @@ class ModelRef(Struct):
     variant: str = ""  # "", or what was varied: "experts=16", "router-skew=1.2"
 
 
-class Workload(Struct):
+class Workload(Struct, frozen=True):
     """What is computed."""
 
     prompt_tokens: int  # length of a prefill burst
@@ -184,7 +184,7 @@ class Workload(Struct):
     seed: int = 1
 
 
-class Settings(Struct):
+class Settings(Struct, frozen=True):
     """How the device is used."""
 
     threads: int
@@ -200,7 +200,7 @@ class Settings(Struct):
     variant: str = ""  # label of what a "with and without" comparison varies
 
 
-class Schedule(Struct):
+class Schedule(Struct, frozen=True):
     """Where a run stands in the study."""
 
     group: str  # cells that are compared with one another
@@ -211,7 +211,7 @@ class Schedule(Struct):
     seed: int
 
 
-class RunSpec(Struct):
+class RunSpec(Struct, frozen=True):
     """One run as planned; `run_id` hashes all that determines its result."""
 
     run_id: str
@@ -228,7 +228,7 @@ class RunSpec(Struct):
     schedule: Schedule
 
 
-class Burst(Struct):
+class Burst(Struct, frozen=True):
     """One turn of one worker: a prefill window or a decode window, closed by `llama_synchronize`."""
 
     kind: BurstKind
@@ -249,7 +249,7 @@ class Burst(Struct):
     steal_ns: int | None = None
 
 
-class Warmup(Struct):
+class Warmup(Struct, frozen=True):
     """What was done before the first counted window."""
 
     token_ns: tuple[int, ...]
@@ -260,7 +260,7 @@ class Warmup(Struct):
     steady: bool
 
 
-class MemorySample(Struct):
+class MemorySample(Struct, frozen=True):
     """Memory at the end of a phase, each source by itself; null where the platform has none."""
 
     phase: str  # start, loaded, warm, finished
@@ -270,6 +270,7 @@ class MemorySample(Struct):
     pss_bytes: int | None = None
     cgroup_peak_bytes: int | None = None
     phys_footprint_bytes: int | None = None
+    phys_footprint_peak_bytes: int | None = None  # highest of the process's life
     device_used_bytes: int | None = None  # GPU memory, or NvMapMemUsed on unified memory
     available_bytes: int | None = None
     swap_used_bytes: int | None = None
@@ -277,7 +278,7 @@ class MemorySample(Struct):
     minor_faults: int | None = None
 
 
-class MemoryLedger(Struct):
+class MemoryLedger(Struct, frozen=True):
     """Predicted by llama.cpp, observed by everyone else."""
 
     weights_bytes: int
@@ -288,7 +289,7 @@ class MemoryLedger(Struct):
     absent: dict[str, str] = {}
 
 
-class Text(Struct):
+class Text(Struct, frozen=True):
     """Generated tokens of one repetition (weights with a vocabulary only)."""
 
     prompt_id: str
@@ -296,7 +297,7 @@ class Text(Struct):
     text: str
 
 
-class NodeProfile(Struct):
+class NodeProfile(Struct, frozen=True):
     """Node times of decode steps, summed over the profiled tokens of the run."""
 
     mode: str  # node, range
@@ -308,7 +309,7 @@ class NodeProfile(Struct):
     unknown_nodes: tuple[str, ...]
 
 
-class RoutingTrace(Struct):
+class RoutingTrace(Struct, frozen=True):
     """Selected experts: `selected[token][layer]` lists expert ids."""
 
     expert_count: int
@@ -317,7 +318,7 @@ class RoutingTrace(Struct):
     selected: tuple[tuple[tuple[int, ...], ...], ...]
 
 
-class BandwidthSample(Struct):
+class BandwidthSample(Struct, frozen=True):
     """One pass of all threads over a working set far larger than the last cache."""
 
     threads: int
@@ -326,7 +327,7 @@ class BandwidthSample(Struct):
     duration_ns: int
 
 
-class Measured(Struct):
+class Measured(Struct, frozen=True):
     """What a worker saw; times raw."""
 
     load_ns: int
@@ -340,7 +341,7 @@ class Measured(Struct):
     engine_info: dict[str, str] = {}  # llama.cpp's own words: system info, buffer types, device names
 
 
-class Channel(Struct):
+class Channel(Struct, frozen=True):
     """All samples of one sensor during a run."""
 
     name: str  # VDD_IN, package-0, cpu_thermal, ...
@@ -352,9 +353,10 @@ class Channel(Struct):
     at_ns: tuple[int, ...]
     values: tuple[float, ...]
     wrap_at: float | None = None  # counters: the value at which it starts again
+    part_of: str = ""  # channel that already includes this one: the two are never summed
 
 
-class Telemetry(Struct):
+class Telemetry(Struct, frozen=True):
     """What the sampler process saw while the run was alive."""
 
     period_ns: int
@@ -365,7 +367,7 @@ class Telemetry(Struct):
     absent: dict[str, str] = {}  # channel or vendor -> reason
 
 
-class GateWait(Struct):
+class GateWait(Struct, frozen=True):
     """A wait before a run, with its reason."""
 
     gate: str
@@ -374,7 +376,7 @@ class GateWait(Struct):
     opened: bool
 
 
-class Host(Struct):
+class Host(Struct, frozen=True):
     """The machine; `fingerprint` hashes the fields that must agree before runs may be pooled."""
 
     machine: str
@@ -387,7 +389,7 @@ class Host(Struct):
     fingerprint: str
 
 
-class Provenance(Struct):
+class Provenance(Struct, frozen=True):
     """With what exactly the run was made."""
 
     bundle_version: str
@@ -405,14 +407,14 @@ class Provenance(Struct):
     taken_at_utc: str  # wall clock, for people; no interval uses it
 
 
-class Taint(Struct):
+class Taint(Struct, frozen=True):
     """Why the run does not count, in words."""
 
     kind: TaintKind
     detail: str
 
 
-class Termination(Struct):
+class Termination(Struct, frozen=True):
     """How the process ended; the three are kept apart."""
 
     ending: Ending
@@ -422,7 +424,7 @@ class Termination(Struct):
     message: str = ""
 
 
-class Record(Struct):
+class Record(Struct, frozen=True):
     """One line of runs.jsonl."""
 
     spec: RunSpec
