@@ -76,8 +76,10 @@ def _inner_faults(value: object, wanted: Any, key: Key) -> Iterator[_Fault]:
     if isinstance(value, dict) and isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
         yield from _struct_faults(value, wanted, key)
     elif isinstance(value, dict) and origin in (dict, Mapping):
+        name_type, item_type = get_args(wanted)
         for name, item in value.items():
-            yield from _faults(item, get_args(wanted)[1], (*key, name))
+            yield from _faults(name, name_type, (*key, name))
+            yield from _faults(item, item_type, (*key, name))
     elif isinstance(value, list) and origin in (list, tuple, frozenset, set):
         for index, item in enumerate(value):
             yield from _faults(item, get_args(wanted)[0], (*key, index))

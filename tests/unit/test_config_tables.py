@@ -37,7 +37,7 @@ class Entry(Struct, frozen=True):
 
 
 class Tables(Struct, frozen=True):
-    models: dict[str, Entry]
+    models: dict[Annotated[str, Meta(pattern="^[a-z.]+$")], Entry]
     seed: int = 1
 
 
@@ -109,6 +109,7 @@ kv_type = "q9"
         ("[models.a]\nsize_bytes = 13", "models.a (line 1): size_bytes and source do not agree"),
         ("[models.a]\nsize_bytes = 1\nsource = 3", "models.a.source (line 3): Expected `object | null`, got `int`"),
         ("[models.a]\nsize_bytes = 1\nsource = { kind = 'x' }", "models.a.source (line 3): Invalid value 'x'"),
+        ("[models.A]\nsize_bytes = 1", "models.A (line 1): Expected `str` matching regex '^[a-z.]+$'"),
         ("models = 3", "models (line 1): Expected `object`, got `int`"),
         (
             "[models.a]\nsize_bytes = 1\nsteps = [{threads = 1}, 2]",
