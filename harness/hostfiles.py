@@ -7,6 +7,7 @@ missing or unreadable yields None: the caller knows the reason that belongs into
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from harness.units import BYTES_PER_KIB, NS_PER_S
 
 _KIB_LINE = re.compile(r"^(\w+(?:\(\w+\))?):\s+(\d+) kB$", re.MULTILINE)
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes "no limit" as a number near 2^63, rounded to pages
+_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")  # hwmon drivers of CPU temperatures
 USER_HZ = 100  # ticks a second in /proc/stat; part of Linux's ABI on every machine that the bundle runs on
 
 
@@ -139,3 +141,83 @@ def memory_ceiling_bytes(root: Path, pid: int | str = "self") -> int | None:
     limit = cgroup_limit_bytes(cgroup) if cgroup else None
     total = meminfo(root).get("MemTotal")
     return min((size for size in (limit, total) if size is not None), default=None)
+
+
+def thermal_zones(root: Path) -> dict[str, Path]:
+    """Temperature files by zone name; hwmon's CPU sensors where the kernel has no thermal zones."""
+    for folder in ("sys/class/thermal", "sys/devices/virtual/thermal"):
+        zones = _named((zone, zone / "type", zone / "temp") for zone in _numbered(root / folder, "thermal_zone"))
+        if zones:
+            return zones
+    chips = [chip for chip in _numbered(root / "sys/class/hwmon", "hwmon") if read_text(chip / "name") in _CPU_SENSORS]
+    return _named((chip, chip / "name", chip / "temp1_input") for chip in chips)
+
+
+def celsius(path: Path) -> float | None:
+    """A temperature file's value; None when the zone is off (the kernel then fails, or says -256 or lower)."""
+    millidegrees = read_int(path)
+    return None if millidegrees is None or millidegrees <= -256_000 else millidegrees / 1000
+
+
+def throttle_alerts(root: Path) -> dict[str, Path]:
+    """State files (above 0: active) of cooling devices that the kernel uses to announce throttling (Jetson)."""
+    devices = _numbered(root / "sys/class/thermal", "cooling_device")
+    named = _named((device, device / "type", device / "cur_state") for device in devices)
+    return {name: path for name, path in named.items() if "throttle-alert" in name}
+
+
+def throttle_counters(root: Path) -> dict[str, Path]:
+    """Files that count throttling events since boot: over-current on a Jetson, thermal on x86."""
+    found = {}
+    for path in sorted((root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt")):
+        found[path.name.removesuffix("_event_cnt")] = path
+    for path in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")):
+        found[f"{path.parts[-3]} {path.name.removesuffix('_count')}"] = path
+    return found
+
+
+def clock_files(root: Path) -> dict[str, tuple[Path, float]]:
+    """Current-frequency files by name, each with what turns its number into MHz."""
+    cpus = root / "sys/devices/system/cpu"
+    folders = _numbered(cpus / "cpufreq", "policy") or [cpu / "cpufreq" for cpu in _numbered(cpus, "cpu")]
+    found = {}
+    for folder in folders:
+        name = folder.name if folder.name != "cpufreq" else folder.parent.name
+        found[f"{name} clock"] = (folder / "scaling_cur_freq", 1e-3)
+    for gpu in gpu_devfreq_folders(root):
+        found["gpu clock"] = (gpu / "cur_freq", 1e-6)
+    found["emc clock"] = (root / "sys/kernel/debug/bpmp/debug/clk/emc/rate", 1e-6)
+    return {name: (path, factor) for name, (path, factor) in found.items() if read_int(path) is not None}
+
+
+def gpu_devfreq_folders(root: Path) -> list[Path]:
+    """Frequency-scaling folders of integrated GPUs (17000000.gpu on Orin, 57000000.gpu on a Nano, ...)."""
+    return [folder for folder in sorted((root / "sys/class/devfreq").glob("*")) if re.search(r"gpu|gv11b", folder.name)]
+
+
+def unpinned_clocks(root: Path) -> list[str] | None:
+    """Clocks whose lower bound differs from their upper bound; None where no bound can be read.
+
+    jetson_clocks raises every lower bound to the cap of the power mode: an empty list is its mark.
+    """
+    cpus = [cpu / "cpufreq" for cpu in _numbered(root / "sys/devices/system/cpu", "cpu")]
+    bounds = [(cpu.parent.name, cpu / "scaling_min_freq", cpu / "scaling_max_freq") for cpu in cpus]
+    bounds += [(gpu.name, gpu / "min_freq", gpu / "max_freq") for gpu in gpu_devfreq_folders(root)]
+    read = [(name, read_int(low), read_int(high)) for name, low, high in bounds]
+    known = [(name, low, high) for name, low, high in read if low is not None and high is not None]
+    return [name for name, low, high in known if low != high] if known else None
+
+
+def _numbered(folder: Path, prefix: str) -> list[Path]:
+    """Entries `prefix0`, `prefix1`, ... of a folder in the order of their numbers."""
+    entries = [entry for entry in folder.glob(f"{prefix}[0-9]*") if entry.name.removeprefix(prefix).isdigit()]
+    return sorted(entries, key=lambda entry: int(entry.name.removeprefix(prefix)))
+
+
+def _named(entries: Iterable[tuple[Path, Path, Path]]) -> dict[str, Path]:
+    """(folder, name file, value file) -> value files by name; a name that occurs twice gets its folder's name."""
+    found: dict[str, Path] = {}
+    for folder, name_file, value_file in entries:
+        name = read_text(name_file) or folder.name
+        found[name if name not in found else f"{name} {folder.name}"] = value_file
+    return found
