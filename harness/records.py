@@ -69,6 +69,33 @@ class BurstKind(StrEnum):
     DECODE = "decode"
     PROFILE = "profile"  # decode with the node callback attached
     IDLE = "idle"  # nothing at work: the baseline of power
+    READ = "read"  # passes over memory: the bandwidth of the machine
+
+
+class ProfileMode(StrEnum):
+    """What one timed stretch of a profile is."""
+
+    NODE = "node"  # every node that computes, by itself
+    RANGE = "range"  # neighbours of one category together: llama.cpp's fusion of nodes stays
+
+
+class NodeCategory(StrEnum):
+    """The parts of a decode step."""
+
+    ATTENTION = "attention"  # projections and rotation: work that does not grow with the context
+    KV = "kv"  # the cache written and read: scores, soft-max, weighted sum
+    NORM = "norm"
+    ROUTER = "router"  # scores of experts, their selection, their weights
+    EXPERT_GATE = "expert_gate"
+    EXPERT_UP = "expert_up"
+    EXPERT_ACTIVATION = "expert_activation"
+    EXPERT_DOWN = "expert_down"
+    COMBINE = "combine"  # experts' outputs weighted and summed
+    SHARED_EXPERT = "shared_expert"
+    DENSE_FFN = "dense_ffn"
+    CONVOLUTION = "convolution"  # of layers that have no attention
+    HEAD = "head"  # logits
+    OTHER = "other"  # embedding, residual sums, and nodes that the table does not know
 
 
 class TokenSource(StrEnum):
@@ -182,6 +209,7 @@ class Workload(Struct, frozen=True):
     kv_type: KvType = KvType.F16
     batch_width: int = 1  # sequences decoded together
     seed: int = 1
+    profile_mode: ProfileMode = ProfileMode.NODE  # profile runs only
 
 
 class Settings(Struct, frozen=True):
@@ -297,32 +325,55 @@ class Text(Struct, frozen=True):
     text: str
 
 
-class NodeProfile(Struct, frozen=True):
-    """Node times of decode steps, summed over the profiled tokens of the run."""
+class NodeTraffic(Struct, frozen=True):
+    """Bytes that the nodes of one category touch in one decode step, from the shapes of the graph's tensors."""
 
-    mode: str  # node, range
-    tokens: int
-    category_ns: dict[str, tuple[int, ...]]  # category -> one sum a profiled token
-    layer_ns: dict[str, dict[str, int]]  # layer ("0", ..., "-") -> category -> sum over tokens
-    nodes_per_token: int
-    callback_ns_per_node: float  # calibrated cost of an empty node, to be subtracted
-    unknown_nodes: tuple[str, ...]
+    weight_bytes: int  # of expert tensors only the experts that were selected
+    kv_bytes: int  # extent of the cache in the graph: llama.cpp pads it to 256 tokens
+    activation_bytes: int  # read and written; mostly in cache
+
+
+class NodeProfile(Struct, frozen=True):
+    """Node times of decode steps; the first tokens of a burst are left out as in every decode window.
+
+    Times are gross: each timed stretch bears the cost of one callback and synchronisation, sampled in `empty_ns`.
+    """
+
+    mode: ProfileMode
+    rounds: tuple[int, ...]  # of each profiled burst
+    burst_tokens: tuple[int, ...]  # counted tokens of each profiled burst
+    total_ns: tuple[int, ...]  # all stretches; one a counted token
+    category_ns: dict[NodeCategory, tuple[int, ...]]  # one sum a counted token; over categories they give total_ns
+    category_stretches: dict[NodeCategory, int]  # timed stretches in a decode step
+    layer_ns: dict[str, dict[NodeCategory, int]]  # layer ("0", ...; "-": none) -> category -> sum over tokens
+    nodes: int  # in the graph of a decode step, empty ones included
+    empty_ns: tuple[int, ...]  # calibration: nodes that compute nothing, timed by themselves
+    traffic: dict[NodeCategory, NodeTraffic]
+    unknown_nodes: tuple[str, ...]  # counted under `other`
 
 
 class RoutingTrace(Struct, frozen=True):
-    """Selected experts: `selected[token][layer]` lists expert ids."""
+    """Experts that the routers selected in decode bursts.
+
+    `selected[row][place]` lists the expert ids of the layer `layer_numbers[place]`; a row is one token of one sequence,
+    and a step has `batch_width` rows. Rows of one burst follow one another; bursts do not.
+    """
 
     expert_count: int
     expert_used_count: int
-    layers: int
+    layer_numbers: tuple[int, ...]
+    batch_width: int
+    burst_steps: tuple[int, ...]
     selected: tuple[tuple[tuple[int, ...], ...], ...]
 
 
 class BandwidthSample(Struct, frozen=True):
     """One pass of all threads over a working set far larger than the last cache."""
 
+    round: int
     threads: int
     working_set_bytes: int
+    last_cache_bytes: int | None
     read_bytes: int
     duration_ns: int
 
