@@ -1,6 +1,6 @@
 """What stands in the tensors of a proxy: a scale for each role, so that the network stays finite and experts share.
 
-The residual stream starts with the token's own embedding, at unit size, and each block adds little to it. Tokens that
+The residual stream starts with the token's own embedding, and each block adds little to it. Tokens that
 differ are therefore routed apart, and all experts are used about alike, as trained routers are balanced to do. Where
 the output matrix is the embedding, the embedding is as small as other matrices, so that the blocks decide which token
 comes next: else greedy decoding would swing between two tokens, as the product of embeddings is symmetric.
@@ -23,7 +23,10 @@ WEIGHT_STD = 0.02
 BIAS_STD = 0.02
 NORM_STD = 0.05  # around 1
 TAP_STD = 0.5
-DOWN_STD = 0.1  # outputs of feed-forward blocks tell tokens apart, those of attention average over them
+# Embeddings and feed-forward blocks tell tokens apart, attention averages over them: it must not drown the others.
+EMBEDDING_SIZE = 4.0
+DOWN_STD = 0.4
+ATTENTION_NORM = 0.25
 MOST_USED = 0.45  # a scaled row of zero mean is above any positive threshold less than half of the time
 
 
@@ -66,7 +69,9 @@ class Filling(Struct, frozen=True):
 def role(name: str, filling: Filling) -> Role:
     """The distribution that fits a tensor's place in the network."""
     if name == "token_embd.weight":
-        return Role(mean=0.0, std=WEIGHT_STD if filling.tied else 1.0 / filling.embedding_scale)
+        return Role(mean=0.0, std=WEIGHT_STD if filling.tied else EMBEDDING_SIZE / filling.embedding_scale)
+    if name.endswith("post_attention_norm.weight"):
+        return Role(mean=ATTENTION_NORM, std=NORM_STD * ATTENTION_NORM)
     if name.endswith("_norm.weight") or name.startswith("rope_f"):
         return Role(mean=1.0, std=NORM_STD)
     if name.endswith(".bias"):

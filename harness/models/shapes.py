@@ -48,9 +48,7 @@ class Shape(Struct, frozen=True):
     convolution: Count = 0  # taps of the short convolution of layers without attention
     attention_layers: tuple[Count, ...] = ()  # layers with attention; empty: all
     embedding_scale: float = 1.0  # the graph multiplies embeddings by it
-    extra: dict[str, Scalar] = msgspec.field(
-        default_factory=dict
-    )  # further metadata of the architecture, keys without its name
+    extra: dict[str, Scalar] = msgspec.field(default_factory=dict)  # further metadata, keys unprefixed
     name: str = ""
     variant: str = ""  # what was varied: "experts=16", "dense-twin=active", "tiny", ...
 
