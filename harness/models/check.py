@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import IntegrityError
+from harness.models.files import open_regular
 from harness.models.gguf_header import Header, RawTensor, Value, read_header
 from harness.records import Struct
 
@@ -75,7 +75,7 @@ def check(path: Path, *, architecture: str = "", file_type: str = "") -> GgufFil
     Raises:
         IntegrityError: the file is not there, not a regular file, or faulty; the message says in what.
     """
-    with os.fdopen(_open_regular(path), "rb", buffering=1 << 16) as stream:
+    with os.fdopen(open_regular(path), "rb", buffering=1 << 16) as stream:
         size_bytes = os.fstat(stream.fileno()).st_size
         header = read_header(stream, size_bytes, str(path))
     found = _examine(header, size_bytes, str(path))
@@ -123,25 +123,6 @@ def _routed_share(amount: int, tensor: Tensor, file: GgufFile) -> int:
 
 def _fault(what: str, where: str) -> IntegrityError:
     return IntegrityError(what, where=where, cure="fetch or generate it anew")
-
-
-def _open_regular(path: Path) -> int:
-    try:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _fault(f"cannot be opened: {error.strerror}", str(path)) from None
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise IntegrityError(f"is a {_kind(mode)}, not a file", where=str(path), cure="give the path of a GGUF file")
-    return descriptor
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "directory"
-    return "FIFO" if stat.S_ISFIFO(mode) else "device"
 
 
 def _examine(header: Header, size_bytes: int, where: str) -> GgufFile:
