@@ -110,7 +110,9 @@ def verified_sha256(model: Model, folder: Path, *, rehash: bool = False) -> str:
     """
     verdict = verify_model(model, folder, rehash=rehash)
     if verdict.state is FileState.MISSING:
-        raise IntegrityError("is not there", where=str(folder / verdict.file), cure=f"./artifact fetch -m {model.name}")
+        raise IntegrityError(
+            "is not there", where=str(folder / verdict.file), cure=f"./artifact fetch --model {model.name}"
+        )
     require([verdict])
     return verdict.expected_sha256
 
