@@ -48,17 +48,17 @@ def test_the_list_is_generated_from_the_registry() -> None:
     assert listed == checksums.sums(load(ROOT)), "write harness.models.checksums.sums(registry) to the file anew"
 
 
-@pytest.mark.parametrize("tool", ["sha256sum -c", "shasum -a 256 -c"])
-def test_the_common_tools_accept_its_form(tmp_path: Path, tool: str) -> None:
-    if shutil.which(tool.split()[0]) is None:
-        pytest.skip(f"this machine has no {tool.split()[0]}")
+@pytest.mark.parametrize("command", [["sha256sum", "-c"], ["shasum", "-a", "256", "-c"]], ids=lambda words: words[0])
+def test_the_common_tools_accept_its_form(tmp_path: Path, command: list[str]) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"this machine has no {command[0]}")
     pins = [model.released() for model in load(ROOT).with_weights()]
     text = checksums.sums(load(ROOT))
     for pin in pins:  # the form is what counts here, so small files with their own hashes stand in
         (tmp_path / pin.file_name).write_bytes(pin.file_name.encode())
         text = text.replace(pin.sha256, hashlib.sha256(pin.file_name.encode()).hexdigest())
     (tmp_path / "sums").write_text(text, encoding="utf-8")
-    done = subprocess.run([*tool.split(), "sums"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "sums"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count(": OK") == len(pins)
 
