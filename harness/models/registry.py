@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -74,7 +74,7 @@ class Entry(Struct, frozen=True):
     parameters_total: Positive
     parameters_active: Positive
     source: Source | None = None  # null: exists as a proxy only
-    shape: dict[str, Any] | None = None
+    shape: dict[str, Any] | None = None  # becomes a `harness.models.shapes.Shape`
 
     def __post_init__(self) -> None:
         """Refuses more active than total parameters."""
@@ -138,7 +138,9 @@ def load(root: Path) -> Registry:
     path = root / "configs" / "models.toml"
     entries = read_toml(path, _Tables).models
     models = {name: _named(name, entry) for name, entry in entries.items()}
-    _refuse_shared_files(models, path)
+    faults = [*_shared_files(models), *_unsound_shapes(models)]
+    if faults:
+        raise ConfigError(faults, where=str(path))
     return Registry(models)
 
 
@@ -153,10 +155,22 @@ def _named(name: str, entry: Entry) -> Model:
     return Model(name=name, **fields)
 
 
-def _refuse_shared_files(models: Mapping[str, Model], path: Path) -> None:
+def _shared_files(models: Mapping[str, Model]) -> Iterator[str]:
     """Two entries with one file name would overwrite each other; file systems that fold case are thought of."""
     names = {name: model.source.file_name.lower() for name, model in models.items() if model.source is not None}
     count = Counter(names.values())
-    faults = [f"models.{name}.source.file: {file} is claimed twice" for name, file in names.items() if count[file] > 1]
-    if faults:
-        raise ConfigError(faults, where=str(path))
+    for name, file in names.items():
+        if count[file] > 1:
+            yield f"models.{name}.source.file: {file} is claimed twice"
+
+
+def _unsound_shapes(models: Mapping[str, Model]) -> Iterator[str]:
+    from harness.models import shapes  # noqa: PLC0415  (shapes are made from models, so it imports this module)
+
+    for name, model in models.items():
+        if model.shape is None:
+            continue
+        try:
+            shapes.of(model)
+        except ConfigError as error:
+            yield from (f"models.{name}.shape: {fault}" for fault in error.faults)

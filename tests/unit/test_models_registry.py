@@ -104,3 +104,10 @@ def test_a_model_without_a_source_has_no_released_weights(tmp_path: Path) -> Non
 def test_the_models_folder_can_be_chosen(tmp_path: Path) -> None:
     assert models_dir(tmp_path, {}) == tmp_path / ".cache" / "models"
     assert models_dir(tmp_path, {"MOE_BUNDLE_MODELS": "/srv/models"}) == Path("/srv/models")
+
+
+def test_faults_of_shapes_are_found_when_the_registry_is_read(tmp_path: Path) -> None:
+    bad = entry("a") + "[models.a.shape]\nlayers = 0\n" + entry("b", file="b.gguf") + "[models.b.shape]\nlayer = 1\n"
+    with pytest.raises(ConfigError) as caught:
+        load(registry_of(tmp_path, bad))
+    assert [fault.split(":")[0] for fault in caught.value.faults] == ["models.a.shape", "models.b.shape"]
