@@ -21,6 +21,7 @@ from harness.records import Struct
 PIECE_BYTES = 1 << 20
 WEIGHT_STD = 0.02
 BIAS_STD = 0.02
+SELECTION_BIAS_STD = 0.001  # added to probabilities when experts are chosen
 NORM_STD = 0.05  # around 1
 TAP_STD = 0.5
 # Embeddings and feed-forward blocks tell tokens apart, attention averages over them: it must not drown the others.
@@ -66,19 +67,24 @@ class Filling(Struct, frozen=True):
     experts_used: int = 0
 
 
+# The first mark that a tensor's name holds decides.
+FIXED_ROLES = (
+    ("post_attention_norm.", Role(mean=ATTENTION_NORM, std=NORM_STD * ATTENTION_NORM)),
+    ("_norm.", Role(mean=1.0, std=NORM_STD)),
+    ("rope_f", Role(mean=1.0, std=NORM_STD)),  # factors of the rotation's frequencies
+    ("exp_probs_b.", Role(mean=0.0, std=SELECTION_BIAS_STD)),
+    (".bias", Role(mean=0.0, std=BIAS_STD)),
+    (".conv.", Role(mean=0.0, std=TAP_STD)),
+)
+
+
 def role(name: str, filling: Filling) -> Role:
     """The distribution that fits a tensor's place in the network."""
     if name == "token_embd.weight":
         return Role(mean=0.0, std=WEIGHT_STD if filling.tied else EMBEDDING_SIZE / filling.embedding_scale)
-    if name.endswith("post_attention_norm.weight"):
-        return Role(mean=ATTENTION_NORM, std=NORM_STD * ATTENTION_NORM)
-    if name.endswith("_norm.weight") or name.startswith("rope_f"):
-        return Role(mean=1.0, std=NORM_STD)
-    if name.endswith(".bias"):
-        return Role(mean=0.0, std=BIAS_STD)
-    if ".ffn_down" in name:
-        return Role(mean=0.0, std=DOWN_STD)
-    return Role(mean=0.0, std=TAP_STD if ".conv." in name else WEIGHT_STD)
+    if ".ffn_down" in name and name.endswith(".weight"):
+        return Role(mean=0.0, std=DOWN_STD * (filling.embedding_scale if filling.tied else 1.0))
+    return next((found for mark, found in FIXED_ROLES if mark in name), Role(mean=0.0, std=WEIGHT_STD))
 
 
 class Filler:

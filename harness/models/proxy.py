@@ -9,11 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
-import shutil
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,28 +17,15 @@ import msgspec
 
 from harness.errors import EnvironmentLacking, IntegrityError, UsageError
 from harness.models import check, shapes
-from harness.models.contents import Filler, Filling, Placed
-from harness.models.proxy_layout import Layout, padded, plan, write_header
+from harness.models.contents import Filling
+from harness.models.proxy_file import Progress, Stamp, stamp, write_layout
+from harness.models.proxy_layout import plan
 from harness.models.registry import Model
 from harness.models.shapes import Shape
 from harness.records import Struct
-from harness.units import human_bytes
 
 WRITER_VERSION = 1  # raise it when the same request would give other bytes
-SPARE_BYTES = 256 << 20  # left free on the disk
-HASHES_AHEAD = 8  # pieces that may wait for the hash
 DEFAULT_SEED = 1
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-class Stamp(Struct, frozen=True):
-    """What a file looked like when its hash was taken."""
-
-    sha256: str
-    size_bytes: int
-    mtime_ns: int
-    inode: int
 
 
 class ProxyFile(Struct, frozen=True):
@@ -117,11 +100,11 @@ def ensure(
     request = _request(model, file_type, seed, router_skew)
     path = cache_dir / request.file_name()
     with _lock(path):
-        stamp = _valid_stamp(path)
-        if stamp is None:
-            stamp = _write(request, path, progress)
-            _stamp_path(path).write_bytes(msgspec.json.encode(stamp))
-    return _describe(path, stamp, request.shape.name, request.variant)
+        found = _valid_stamp(path)
+        if found is None:
+            found = _write(request, path, progress)
+            _stamp_path(path).write_bytes(msgspec.json.encode(found))
+    return describe(path, found, request.shape.name, request.variant)
 
 
 def write(
@@ -135,61 +118,12 @@ def write(
 ) -> ProxyFile:
     """Writes the proxy to `out`, complete or not at all; arguments and errors as in `ensure`."""
     request = _request(model, file_type, seed, router_skew)
-    return _describe(out, _write(request, out, progress), request.shape.name, request.variant)
+    return describe(out, _write(request, out, progress), request.shape.name, request.variant)
 
 
 def size_bytes(model: Model | Shape, file_type: str) -> int:
     """Bytes that the proxy's tensors would take, without writing it (a header adds some kilobytes)."""
     return plan(_request(model, file_type, DEFAULT_SEED, 0.0).shape, file_type).data_bytes
-
-
-def clone(source: Path, *, out: Path, seed: int = DEFAULT_SEED, progress: Progress | None = None) -> ProxyFile:
-    """A proxy with tensors, types and hyperparameters of any GGUF file, and no vocabulary.
-
-    Raises:
-        IntegrityError: the source is no sound GGUF file.
-        UsageError: a type whose blocks cannot be made, or no vocabulary size to declare.
-        EnvironmentLacking: as in `ensure`.
-    """
-    original = check.check(source)
-    if out.exists() and out.samefile(source):
-        raise UsageError("a clone would overwrite its source", where=str(out), cure="choose another --out")
-    stamp = _write_layout(clone_layout(original), _clone_filling(original, seed), out, progress)
-    return _describe(out, stamp, source.stem, "clone")
-
-
-def clone_layout(original: check.GgufFile) -> Layout:
-    """Header of a clone: the architecture's own keys, without tokenizer and authorship."""
-    prefix = f"{original.architecture}."
-    kept = {key: value for key, value in original.metadata.items() if key.startswith(prefix)}
-    for key in ("general.name", "general.file_type", "general.quantization_version"):
-        if key in original.metadata:
-            kept[key] = original.metadata[key]
-    kept[f"{prefix}vocab_size"] = _vocabulary(original)
-    kept["tokenizer.ggml.model"] = "none"
-    placed = tuple(
-        Placed(name=tensor.name, dims=tensor.shape, type_name=tensor.type_name, size_bytes=tensor.size_bytes)
-        for tensor in original.tensors
-    )
-    return Layout(architecture=original.architecture, metadata=msgspec.convert(kept, dict), tensors=placed)
-
-
-def _vocabulary(original: check.GgufFile) -> int:
-    """Rows of the embedding, which the graph multiplies by; a tokenizer may have fewer tokens."""
-    for tensor in original.tensors:
-        if tensor.name == "token_embd.weight":
-            return tensor.shape[1]
-    raise UsageError("the file has no token embedding to tell its vocabulary from", where=original.architecture)
-
-
-def _clone_filling(original: check.GgufFile, seed: int) -> Filling:
-    """Gemma scales embeddings by the root of their width, Granite by a key of its own."""
-    scale = original.metadata.get(f"{original.architecture}.embedding_scale", 1.0)
-    if original.architecture.startswith("gemma"):
-        scale = original.count("embedding_length") ** 0.5
-    used = original.count("expert_used_count")
-    tied = all(tensor.name != "output.weight" for tensor in original.tensors)
-    return Filling(seed=seed, embedding_scale=float(scale), tied=tied, experts_used=used)  # type: ignore[arg-type]
 
 
 def _request(model: Model | Shape, file_type: str, seed: int, router_skew: float) -> Request:
@@ -210,65 +144,7 @@ def _write(request: Request, path: Path, progress: Progress | None) -> Stamp:
         router_skew=request.router_skew,
         experts_used=shape.experts_used,
     )
-    return _write_layout(plan(shape, request.file_type), filling, path, progress)
-
-
-def _write_layout(layout: Layout, filling: Filling, path: Path, progress: Progress | None) -> Stamp:
-    """Header and data into a file beside `path`, renamed when complete and on disk."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _require_space(path.parent, layout.data_bytes)
-        header_bytes = write_header(layout, part)
-        sha256 = _append_data(layout, Filler(filling), part, header_bytes, progress)
-        part.replace(path)
-    except OSError as error:
-        raise EnvironmentLacking(
-            f"cannot write: {error.strerror or error}", where=str(path), cure="free some disk, or choose another folder"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
-    return _stamp(path, sha256)
-
-
-def _append_data(layout: Layout, filler: Filler, part: Path, header_bytes: int, progress: Progress | None) -> str:
-    """Appends all tensors; the hash is computed in a thread beside, from the same memory."""
-    digest = hashlib.sha256(part.read_bytes())
-    total, done = header_bytes + layout.data_bytes, header_bytes
-    waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, "sha256") as hasher, part.open("ab", buffering=0) as stream:
-        for piece in _data(layout, filler):
-            waiting.append(hasher.submit(digest.update, piece))
-            _write_all(stream.fileno(), piece)
-            if len(waiting) > HASHES_AHEAD:
-                waiting.popleft().result()
-            done += len(piece)
-            if progress is not None:
-                progress(done, total)
-        os.fsync(stream.fileno())  # also: no write-back disturbs the measurement that follows
-    return digest.hexdigest()
-
-
-def _data(layout: Layout, filler: Filler) -> Iterator[memoryview]:
-    for tensor in layout.tensors:
-        yield from filler.pieces(tensor)
-        if padding := padded(tensor.size_bytes) - tensor.size_bytes:
-            yield memoryview(bytes(padding))
-
-
-def _write_all(descriptor: int, piece: memoryview) -> None:
-    while piece:
-        piece = piece[os.write(descriptor, piece) :]
-
-
-def _require_space(folder: Path, wanted_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < wanted_bytes + SPARE_BYTES:
-        raise EnvironmentLacking(
-            f"{human_bytes(wanted_bytes)} are to be written, {human_bytes(free)} are free",
-            where=str(folder),
-            cure="free some disk, or choose another folder for the cache",
-        )
+    return write_layout(plan(shape, request.file_type), filling, path, progress)
 
 
 @contextlib.contextmanager
@@ -289,30 +165,25 @@ def _stamp_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _stamp(path: Path, sha256: str) -> Stamp:
-    status = path.stat()
-    return Stamp(sha256=sha256, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
-
-
 def _valid_stamp(path: Path) -> Stamp | None:
     """The stamp of a cached file that has not changed since; None where it must be written anew."""
     try:
-        stamp = msgspec.json.decode(_stamp_path(path).read_bytes(), type=Stamp)
-        return stamp if _stamp(path, stamp.sha256) == stamp else None
+        found = msgspec.json.decode(_stamp_path(path).read_bytes(), type=Stamp)
+        return found if stamp(path, found.sha256) == found else None
     except (OSError, msgspec.DecodeError):
         return None
 
 
-def _describe(path: Path, stamp: Stamp, name: str, variant: str) -> ProxyFile:
+def describe(path: Path, stamped: Stamp, name: str, variant: str) -> ProxyFile:
     """Reads the finished file back through the same check that released weights pass."""
     found = check.check(path)
-    if found.size_bytes != stamp.size_bytes:
+    if found.size_bytes != stamped.size_bytes:
         raise IntegrityError("changed while it was read", where=str(path), cure="write it anew")
     weights = check.weight_bytes(found)
     return ProxyFile(
         path=path,
-        sha256=stamp.sha256,
-        size_bytes=stamp.size_bytes,
+        sha256=stamped.sha256,
+        size_bytes=stamped.size_bytes,
         name=name,
         architecture=found.architecture,
         file_type=found.file_type,

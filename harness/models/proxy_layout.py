@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.errors import BundleError, EnvironmentLacking, UsageError
 from harness.models.contents import Placed
-from harness.models.shapes import Scalar, Shape
+from harness.models.gguf_header import Scalar, Value
+from harness.models.shapes import Shape
 from harness.models.templates import Metadata, TensorShape, metadata, tensors
 from harness.records import Struct
 
@@ -133,16 +135,15 @@ def write_header(layout: Layout, path: Path) -> int:
     return padded(size)
 
 
-def _add(writer: object, kinds: type, key: str, value: Scalar | tuple[int, ...]) -> None:
+def _add(writer: Any, kinds: Any, key: str, value: Value) -> None:
     """Whole numbers as u32 where they fit, which llama.cpp wants of hyperparameters."""
-    add = writer.add_key_value  # type: ignore[attr-defined]
     if isinstance(value, tuple):
-        add(key, list(value), kinds["ARRAY"])  # type: ignore[index]
-        return
-    add(key, value, kinds[_kind(value)])  # type: ignore[index]
+        writer.add_key_value(key, list(value), kinds.ARRAY)
+    else:
+        writer.add_key_value(key, value, kinds[_kind(value)])
 
 
-def _kind(value: Scalar) -> str:
+def _kind(value: str | Scalar) -> str:
     if isinstance(value, bool):
         return "BOOL"
     if isinstance(value, int):

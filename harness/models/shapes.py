@@ -127,6 +127,8 @@ def tiny(shape: Shape) -> Shape:
         "experts": min(shape.experts, TINY_EXPERTS), "experts_used": min(shape.experts_used, TINY_USED),
         "expert_ffn": 256 if shape.experts else 0,
         "shared_ffn": 256 * max(1, shape.shared_experts) if shape.shared_ffn else 0,
+        "value_head": min(shape.value_head, 64), "rope_head": min(shape.rope_head, 32),
+        "kv_rank": min(shape.kv_rank, 256),
         "dense_layers": min(shape.dense_layers, 1), "attention_layers": attention,
     }  # fmt: skip
     scale = TINY_WIDTH**0.5 if shape.architecture in ("gemma2", "gemma3") else shape.embedding_scale

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from math import prod
 
 from harness.errors import UsageError
+from harness.models.gguf_header import Value
 from harness.models.shapes import Scalar, Shape
 from harness.records import Struct
 
-Metadata = dict[str, "Scalar | tuple[int, ...]"]
+Metadata = dict[str, Value]  # complete keys, or keys without the architecture where said
 
 
 class TensorShape(Struct, frozen=True):
@@ -240,6 +241,7 @@ def _deepseek2_metadata(shape: Shape) -> Mapping[str, Scalar]:
         "attention.value_length": shape.kv_rank,
         "attention.key_length_mla": shape.head,
         "attention.value_length_mla": shape.value_head or shape.head,
+        "attention.q_lora_rank": 0,  # queries are not compressed; llama.cpp asks unless the depth is V2-Lite's
         "attention.kv_lora_rank": shape.kv_rank,
         "expert_shared_count": shape.shared_experts,
     }
