@@ -19,7 +19,8 @@ MAX_HEADER_BYTES = 256 << 20  # a vocabulary of 262,144 tokens takes 7 MB
 MAX_TENSORS = 1 << 15
 MAX_PAIRS = 1 << 12
 MAX_ARRAY_STRINGS = 1 << 21  # in all arrays together; the largest vocabularies have 0.8 million tokens and merges
-MAX_KEPT_BYTES = 16 << 20  # keys, names, texts and short arrays together
+MAX_KEPT_BYTES = 4 << 20  # keys, names, texts and short arrays together
+MAX_KEY_BYTES = 1 << 10  # the format allows 64 KiB; keys are a few words
 MAX_NAME_BYTES = 63  # llama.cpp's limit
 KEPT_ELEMENT_BYTES = 40  # a number in a tuple
 KEPT_ARRAY_LENGTH = 1024  # per-layer hyperparameters are kept, vocabularies are not
@@ -123,7 +124,7 @@ class _Reader:
         metadata: dict[str, Value] = {}
         lengths: dict[str, int] = {}
         for _ in range(count):
-            key = self.text()
+            key = self.text(MAX_KEY_BYTES)
             if key in metadata or key in lengths:
                 raise self.fail(f"metadata key {key!r} stands twice")
             kind = self.value_type(key)
@@ -137,7 +138,7 @@ class _Reader:
 
     def value(self, kind: ValueType) -> str | Scalar:
         if kind is ValueType.STRING:
-            return self.text()
+            return self.text(MAX_KEPT_BYTES)
         scalar: Scalar = self.unpack(FORMATS[kind])[0]
         return scalar
 
@@ -188,7 +189,7 @@ class _Reader:
         except ValueError:
             raise self.fail(f"metadata {key!r} has the unknown type {number}") from None
 
-    def text(self, most: int = MAX_KEPT_BYTES) -> str:
+    def text(self, most: int) -> str:
         (length,) = self.unpack("Q")
         if length > most:
             raise self.fail(f"a text of {length} bytes, at most {most} belong here")
