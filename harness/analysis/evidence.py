@@ -1,0 +1,86 @@
+"""Everything that tables, figures and claims are made from, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from harness.analysis.cells import CellRuns, pool
+from harness.analysis.load import Dataset, Loaded, load
+from harness.analysis.names import ModelNames, setup_label
+from harness.analysis.ratios import Ratio, ratios
+from harness.analysis.runs import Cell, Run, Setup
+from harness.records import Host, RunKind
+
+
+class Evidence:
+    """Loaded datasets with the frames derived from them."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> Evidence:
+        """Loads datasets; errors as `harness.analysis.load.load`."""
+        return cls(load(paths))
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Datasets in the order given."""
+        return self.loaded.datasets
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, in the order of datasets and plans."""
+        return self.loaded.runs
+
+    @cached_property
+    def cells(self) -> tuple[CellRuns, ...]:
+        """Counted runs by cell and kind."""
+        return pool(self.loaded)
+
+    def of_kind(self, kind: RunKind) -> Iterator[CellRuns]:
+        """Cells measured by runs of one kind."""
+        return (runs for runs in self.cells if runs.kind is kind)
+
+    @cached_property
+    def timed(self) -> tuple[CellRuns, ...]:
+        """Cells whose speed counts: from rounds; from solo runs where a setup has no rounds of that model."""
+        in_rounds = {_place(runs.cell) for runs in self.of_kind(RunKind.ROUNDS)}
+        solo = [runs for runs in self.of_kind(RunKind.SOLO) if _place(runs.cell) not in in_rounds]
+        return tuple(runs for runs in (*self.of_kind(RunKind.ROUNDS), *solo) if runs.decode or runs.prefill)
+
+    @cached_property
+    def ratios(self) -> tuple[Ratio, ...]:
+        """Ratios between cells whose speed counts."""
+        return ratios(self.timed)
+
+    @cached_property
+    def hosts(self) -> dict[str, Host]:
+        """Host of each fingerprint, as the first run of the plan tells it."""
+        found: dict[str, Host] = {}
+        for run in self.runs:
+            found.setdefault(run.provenance.host.fingerprint, run.provenance.host)
+        return found
+
+    @cached_property
+    def setups(self) -> tuple[tuple[int, Setup], ...]:
+        """Dataset and setup of all runs, in the order of their first run."""
+        return tuple(dict.fromkeys((run.cell.dataset, run.cell.setup) for run in self.runs))
+
+    @cached_property
+    def names(self) -> ModelNames:
+        """How models and cells are called in tables."""
+        return ModelNames(tuple(dict.fromkeys(run.cell for run in self.runs)))
+
+    def setup_name(self, cell: Cell) -> str:
+        """Short name of dataset and setup; empty where there is only one."""
+        if len(self.setups) == 1:
+            return ""
+        place = self.setups.index((cell.dataset, cell.setup))
+        return f"{place + 1}: {setup_label(cell.setup, self.hosts[cell.setup.fingerprint])}"
+
+
+def _place(cell: Cell) -> tuple[int, Setup, str, str, str]:
+    return cell.dataset, cell.setup, cell.model.name, cell.model.variant, cell.settings.variant

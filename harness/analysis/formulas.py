@@ -1,0 +1,118 @@
+"""Formulas of claims: each turns the evidence into observations, one a dataset and setup that has the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from harness.analysis.cells import CellRuns, Speed
+from harness.analysis.claims import Claim, FormulaName
+from harness.analysis.evidence import Evidence
+from harness.analysis.observation import Observation
+from harness.analysis.profile_formulas import profile_additivity, routing_of_gap, routing_share
+from harness.analysis.ratios import Ratio
+from harness.analysis.runs import Cell, Run, Setup
+from harness.analysis.sparsity import total_over_active
+from harness.analysis.stats import Interval
+from harness.records import BurstKind, RunKind, Weights
+
+Formula = Callable[[Evidence, Claim], Iterator[Observation]]
+
+
+def observe(evidence: Evidence, claim: Claim) -> tuple[Observation, ...]:
+    """All observations that speak to a claim, whatever their machine and weights."""
+    return tuple(FORMULAS[claim.formula](evidence, claim))
+
+
+def _decode_ratio(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Paired ratios of plain cells: no variant of model or settings, the study's file type."""
+    for ratio in evidence.ratios:
+        sides = (ratio.candidate, ratio.baseline)
+        named = tuple(cell.model.name for cell in sides) == (claim.candidate, claim.baseline)
+        if named and ratio.quantity is BurstKind.DECODE and all(map(_plain, sides)):
+            yield _of_ratio(ratio)
+
+
+def _plain(cell: Cell) -> bool:
+    return not cell.model.variant and not cell.settings.variant and cell.model.file_type == "Q4_K_M"
+
+
+def _of_ratio(ratio: Ratio) -> Observation:
+    cells = (ratio.candidate, ratio.baseline)
+    return Observation(interval=ratio.interval, cells=cells, run_ids=ratio.run_ids, remark=f"{ratio.interval.n} pairs")
+
+
+def _proxy_over_released(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """A proxy against the released weights that it stands for."""
+    for ratio in evidence.ratios:
+        one, other = ratio.candidate.model, ratio.baseline.model
+        kinds = (one.weights, other.weights) == (Weights.PROXY, Weights.RELEASED)
+        if kinds and one.name == other.name and claim.candidate in ("", one.name) and _is_decode(ratio):
+            yield _of_ratio(ratio)
+
+
+def _variant_ratio(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """A variant of the settings (`claim.candidate`) against the plain cell (`claim.baseline`) of the same model."""
+    for ratio in evidence.ratios:
+        variants = (ratio.candidate.settings.variant, ratio.baseline.settings.variant)
+        same_model = ratio.candidate.model == ratio.baseline.model
+        if variants == (claim.candidate, claim.baseline) and same_model and _is_decode(ratio):
+            yield _of_ratio(ratio)
+
+
+def _is_decode(ratio: Ratio) -> bool:
+    return ratio.quantity is BurstKind.DECODE
+
+
+def _memory_of_ceiling(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Largest single source of a run over the memory of the machine; low and high are the range over runs."""
+    for runs in evidence.of_kind(RunKind.SOLO):
+        shares = [share for run in runs.runs if (share := _share_of_ceiling(run)) is not None]
+        if runs.cell.model.name == claim.candidate and _plain(runs.cell) and shares:
+            value = max(shares)
+            interval = Interval(value=value, low=min(shares), high=value, n=len(shares))
+            yield Observation(interval=interval, cells=(runs.cell,), run_ids=runs.run_ids, remark="range over runs")
+
+
+def _share_of_ceiling(run: Run) -> float | None:
+    memory = run.memory
+    if memory is None or not memory.ceiling_bytes:
+        return None
+    peaks = (memory.vm_hwm_bytes, memory.device_rise_bytes, memory.available_fall_bytes, memory.phys_footprint_bytes)
+    seen = [peak for peak in peaks if peak is not None]
+    return max(seen) / memory.ceiling_bytes if seen else None
+
+
+def _harness_overhead(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Time outside the engine over window time: the worst cell of each setup, its worst window as the upper end."""
+    worst: dict[tuple[int, Setup], tuple[CellRuns, Speed]] = {}
+    for runs in evidence.timed:
+        place = (runs.cell.dataset, runs.cell.setup)
+        speed = runs.decode
+        known = worst.get(place)
+        if speed is None or claim.candidate not in ("", runs.cell.model.name):
+            continue
+        if known is None or speed.overhead_worst_fraction > known[1].overhead_worst_fraction:
+            worst[place] = (runs, speed)
+    for runs, speed in worst.values():
+        interval = Interval(value=speed.overhead_fraction, low=0.0, high=speed.overhead_worst_fraction, n=speed.bursts)
+        remark = "the cell with the worst window, which is the upper end"
+        yield Observation(interval=interval, cells=(runs.cell,), run_ids=runs.run_ids, remark=remark)
+
+
+def _none(_evidence: Evidence, _claim: Claim) -> Iterator[Observation]:
+    """Joules per token come with `harness.analysis.energy`."""
+    yield from ()
+
+
+FORMULAS: dict[FormulaName, Formula] = {
+    FormulaName.DECODE_RATIO: _decode_ratio,
+    FormulaName.ENERGY_RATIO: _none,
+    FormulaName.MEMORY_OF_CEILING: _memory_of_ceiling,
+    FormulaName.ROUTING_SHARE: routing_share,
+    FormulaName.TOTAL_OVER_ACTIVE: total_over_active,
+    FormulaName.ROUTING_OF_GAP: routing_of_gap,
+    FormulaName.PROFILE_ADDITIVITY: profile_additivity,
+    FormulaName.PROXY_OVER_RELEASED: _proxy_over_released,
+    FormulaName.VARIANT_RATIO: _variant_ratio,
+    FormulaName.HARNESS_OVERHEAD: _harness_overhead,
+}

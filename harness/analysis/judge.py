@@ -1,0 +1,171 @@
+"""The verdict on each claim, from the observations that speak to it.
+
+In this order: no data, not run. Data of other weights or another family of devices, not comparable. The claim's family
+but not its machine, by direction. The claim's machine: reproduced when the whole interval lies within the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from harness.analysis.claims import Claim, ClaimVerdict, Verdict
+from harness.analysis.evidence import Evidence
+from harness.analysis.formulas import observe
+from harness.analysis.names import setup_label
+from harness.analysis.observation import Observation
+from harness.analysis.runs import Cell
+from harness.records import Origin, Weights
+
+
+def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> tuple[ClaimVerdict, ...]:
+    """One verdict a claim, in their order."""
+    return tuple(_judge(evidence, id_, claim) for id_, claim in claims.items())
+
+
+def to_json(verdicts: Sequence[ClaimVerdict]) -> bytes:
+    """All verdicts with their numbers and run ids, one JSON array."""
+    return msgspec.json.format(msgspec.json.encode(verdicts), indent=2) + b"\n"
+
+
+def _judge(evidence: Evidence, id_: str, claim: Claim) -> ClaimVerdict:
+    observations = observe(evidence, claim)
+    if not observations:
+        return _verdict(evidence, id_, claim, Verdict.NOT_RUN, _why_nothing(evidence, claim), None)
+    ranked = sorted(observations, key=lambda seen: _rank(evidence, claim, seen))
+    best = ranked[0]
+    verdict, reason = _weigh(evidence, claim, best)
+    return _verdict(evidence, id_, claim, verdict, reason, best)
+
+
+def _rank(evidence: Evidence, claim: Claim, seen: Observation) -> tuple[int, float]:
+    """Nearest to the claim's scope first; of equals the narrowest interval."""
+    distance = len(_strangers(claim, seen)) * 2 + (not _same_machine(evidence, claim, seen))
+    width = seen.interval.half_width_relative
+    return distance, float("inf") if width is None else width
+
+
+def _weigh(evidence: Evidence, claim: Claim, seen: Observation) -> tuple[Verdict, str]:
+    strangers = _strangers(claim, seen)
+    if strangers:
+        return Verdict.NOT_COMPARABLE, f"{'; '.join(strangers)}. {_told(claim, seen)}"
+    if not _same_machine(evidence, claim, seen):
+        return _by_direction(claim, seen, f"not the claim's machine ({_wanted(claim)}): judged by direction. ")
+    return _by_tolerance(claim, seen)
+
+
+def _strangers(claim: Claim, seen: Observation) -> list[str]:
+    """Why the observation can't satisfy the claim, in words."""
+    setups = [cell.setup for cell in seen.cells]
+    found = []
+    if any(setup.origin is not Origin.MEASURED for setup in setups):
+        found.append(
+            f"{next(s.origin for s in setups if s.origin is not Origin.MEASURED).value} records satisfy no claim"
+        )
+    if any(mark == "fake engine" for mark in seen.watermarks):
+        found.append("the fake engine satisfies no claim")
+    if claim.scope.weights is Weights.RELEASED and any(cell.model.weights is Weights.PROXY for cell in seen.cells):
+        found.append("proxies can't satisfy a claim about released weights")
+    if claim.scope.device is not None and any(setup.device is not claim.scope.device for setup in setups):
+        found.append(f"{setups[0].device.value} records say nothing of {claim.scope.device.value}")
+    return found
+
+
+def _same_machine(evidence: Evidence, claim: Claim, seen: Observation) -> bool:
+    scope = claim.scope
+    for setup in (cell.setup for cell in seen.cells):
+        host = evidence.hosts[setup.fingerprint]
+        if scope.host.lower() not in f"{host.accelerator} {host.cpu_model}".lower():
+            return False
+        if scope.power_mode and setup.power_mode.lower() != scope.power_mode.lower():
+            return False
+    return True
+
+
+def _by_tolerance(claim: Claim, seen: Observation) -> tuple[Verdict, str]:
+    interval, band = seen.interval, claim.tolerance
+    if interval.low is None or interval.high is None:
+        return Verdict.NOT_COMPARABLE, f"too few observations for an interval. {_told(claim, seen)}"
+    if band.low <= interval.low and interval.high <= band.high:
+        return Verdict.REPRODUCED, f"the whole interval lies within {_band(claim)}. {_told(claim, seen)}"
+    if claim.direction is not None:
+        return _by_direction(claim, seen, f"the interval leaves {_band(claim)}. ")
+    if interval.low > band.high or interval.high < band.low:
+        return Verdict.NOT_REPRODUCED, f"outside {_band(claim)}. {_told(claim, seen)}"
+    return Verdict.NOT_COMPARABLE, f"the interval is too wide to decide on {_band(claim)}. {_told(claim, seen)}"
+
+
+def _by_direction(claim: Claim, seen: Observation, why: str) -> tuple[Verdict, str]:
+    """Whether the interval lies on the claimed side."""
+    interval, direction = seen.interval, claim.direction
+    told = why + _told(claim, seen)
+    if direction is None or interval.low is None or interval.high is None:
+        return Verdict.NOT_COMPARABLE, told
+    if not interval.excludes(direction.null):
+        overlaps = interval.low <= claim.tolerance.high and interval.high >= claim.tolerance.low
+        if overlaps:
+            return Verdict.NOT_COMPARABLE, f"{told} No difference detected, and too wide to exclude the claimed one."
+        return Verdict.NOT_REPRODUCED, f"{told} No difference detected."
+    holds = direction.holds(interval.value)
+    return (Verdict.DIRECTION_ONLY, told) if holds else (Verdict.NOT_REPRODUCED, told)
+
+
+def _told(claim: Claim, seen: Observation) -> str:
+    """What was seen, and whether its direction is the claimed one."""
+    interval = seen.interval
+    bounds = "" if interval.low is None else f" ({interval.low:.3g} to {interval.high:.3g})"
+    published = "" if claim.published is None else f", claimed {claim.published:g}"
+    agrees = ""
+    if claim.direction is not None:
+        sure = interval.excludes(claim.direction.null)
+        same = "agrees" if claim.direction.holds(interval.value) else "is the opposite"
+        agrees = f"; the direction {same}" if sure else "; no difference detected"
+    remark = f", {seen.remark}" if seen.remark else ""
+    return f"Seen: {interval.value:.3g}{bounds}{published}{remark}{agrees}."
+
+
+def _band(claim: Claim) -> str:
+    return f"{claim.tolerance.low:g} to {claim.tolerance.high:g}"
+
+
+def _wanted(claim: Claim) -> str:
+    return ", ".join(part for part in (claim.scope.host, claim.scope.power_mode) if part)
+
+
+def _why_nothing(evidence: Evidence, claim: Claim) -> str:
+    """Which data are missing, and whether runs that would have given them were excluded."""
+    needed = {claim.candidate, claim.baseline} - {""}
+    lost = [run for run in evidence.runs if not run.counts and run.cell.model.name in needed]
+    excluded = f"; {len(lost)} runs of these models were excluded" if lost else ""
+    return f"no data for: {claim.formula_text}{excluded}"
+
+
+def _verdict(
+    evidence: Evidence, id_: str, claim: Claim, verdict: Verdict, reason: str, seen: Observation | None
+) -> ClaimVerdict:
+    interval = seen.interval if seen else None
+    return ClaimVerdict(
+        id=id_,
+        sentence=claim.sentence,
+        origin=claim.origin,
+        source=claim.source,
+        verdict=verdict,
+        reason=reason,
+        published=claim.published,
+        unit=claim.unit,
+        value=interval.value if interval else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        n=interval.n if interval else 0,
+        tolerance_low=claim.tolerance.low,
+        tolerance_high=claim.tolerance.high,
+        tolerance_reason=claim.tolerance.reason,
+        setup=_machine(evidence, seen.cells[0]) if seen else "",
+        watermarks=seen.watermarks if seen else (),
+        run_ids=seen.run_ids if seen else (),
+    )
+
+
+def _machine(evidence: Evidence, cell: Cell) -> str:
+    return setup_label(cell.setup, evidence.hosts[cell.setup.fingerprint])

@@ -1,0 +1,102 @@
+"""Formulas over node profiles: routing's share, its part of the gap to a dense model, and whether node times add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from harness.analysis.cells import CellRuns
+from harness.analysis.claims import Claim
+from harness.analysis.evidence import Evidence
+from harness.analysis.observation import Observation
+from harness.analysis.stats import Floats, Interval, geometric_interval, interval_of_mean
+from harness.records import NodeCategory, NodeProfile, RunKind
+
+ROUTING = (NodeCategory.ROUTER,)
+MOE_BLOCK = (
+    NodeCategory.ROUTER,
+    NodeCategory.EXPERT_GATE,
+    NodeCategory.EXPERT_UP,
+    NodeCategory.EXPERT_ACTIVATION,
+    NodeCategory.EXPERT_DOWN,
+    NodeCategory.COMBINE,
+    NodeCategory.SHARED_EXPERT,
+)
+
+
+def net_ns(profile: NodeProfile, categories: Iterable[NodeCategory]) -> Floats:
+    """Time of some categories in each profiled token, without what the callbacks themselves cost."""
+    empty = float(np.median(profile.empty_ns)) if profile.empty_ns else 0.0
+    total = np.zeros(len(profile.total_ns))
+    for category in categories:
+        if category in profile.category_ns:
+            cost = empty * profile.category_stretches.get(category, 0)
+            total += np.maximum(np.array(profile.category_ns[category], dtype=np.float64) - cost, 0)
+    return total
+
+
+def burst_means(profile: NodeProfile, per_token: Floats) -> Floats:
+    """Mean a burst: tokens of one burst are not independent."""
+    borders = np.cumsum(profile.burst_tokens)[:-1]
+    return np.array([part.mean() for part in np.split(per_token, borders) if part.size])
+
+
+def _profiles(runs: CellRuns) -> list[NodeProfile]:
+    return [run.profile for run in runs.runs if run.profile is not None and run.profile.total_ns]
+
+
+def _plain_profiles(evidence: Evidence, name: str) -> Iterator[CellRuns]:
+    for runs in evidence.of_kind(RunKind.PROFILE):
+        if name in ("", runs.cell.model.name) and not runs.cell.model.variant and _profiles(runs):
+            yield runs
+
+
+def routing_share(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Router over all of the MoE block, decode."""
+    for runs in _plain_profiles(evidence, claim.candidate):
+        series = [
+            burst_means(profile, net_ns(profile, ROUTING)) / burst_means(profile, net_ns(profile, MOE_BLOCK))
+            for profile in _profiles(runs)
+            if net_ns(profile, MOE_BLOCK).min() > 0
+        ]
+        if series:
+            yield _observation(interval_of_mean(series), (runs,), "by bursts")
+
+
+def routing_of_gap(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Routing's part of what a token of the candidate takes longer than one of the baseline; needs such a gap."""
+    for candidate in _plain_profiles(evidence, claim.candidate):
+        for baseline in _plain_profiles(evidence, claim.baseline):
+            same = (candidate.cell.dataset, candidate.cell.setup) == (baseline.cell.dataset, baseline.cell.setup)
+            if same and (interval := _part_of_gap(_profiles(candidate), _profiles(baseline))) is not None:
+                yield _observation(interval, (candidate, baseline), "of node times")
+
+
+def _part_of_gap(candidate: Sequence[NodeProfile], baseline: Sequence[NodeProfile]) -> Interval | None:
+    everything = tuple(NodeCategory)
+    slow = np.concatenate([burst_means(p, net_ns(p, everything)) for p in candidate])
+    fast = np.concatenate([burst_means(p, net_ns(p, everything)) for p in baseline])
+    routing = np.concatenate([burst_means(p, net_ns(p, ROUTING)) for p in candidate])
+    pairs = min(slow.size, fast.size)
+    gap = slow[:pairs] - fast[:pairs]
+    mean = interval_of_mean([gap])
+    if mean.low is None or mean.low <= 0:  # no gap that could be explained
+        return None
+    share = float(routing[:pairs].mean() / gap.mean())
+    return Interval(value=share, low=share * mean.value / (mean.high or 1), high=share * mean.value / mean.low, n=pairs)
+
+
+def profile_additivity(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Sum of all node times over the unprofiled decode time beside them."""
+    for runs in _plain_profiles(evidence, claim.candidate):
+        if runs.decode is None:
+            continue
+        unprofiled_ns = 1e9 / runs.decode.tokens_per_s.value
+        series = [burst_means(p, net_ns(p, tuple(NodeCategory))) / unprofiled_ns for p in _profiles(runs)]
+        yield _observation(geometric_interval(series), (runs,), "by bursts")
+
+
+def _observation(interval: Interval, runs: Sequence[CellRuns], remark: str) -> Observation:
+    ids = tuple(run_id for cell_runs in runs for run_id in cell_runs.run_ids)
+    return Observation(interval=interval, cells=tuple(r.cell for r in runs), run_ids=ids, remark=remark)

@@ -1,0 +1,83 @@
+"""Partial structs: only the fields of a record that a report needs are decoded, so that 100,000 runs take seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from harness.records import (
+    BandwidthSample,
+    BurstKind,
+    MemoryLedger,
+    NodeProfile,
+    Origin,
+    Provenance,
+    RoutingTrace,
+    RunSpec,
+    Taint,
+    Telemetry,
+    Termination,
+    Warmup,
+)
+
+
+class BurstView(msgspec.Struct, gc=False):
+    """What a report needs of a burst."""
+
+    kind: BurstKind
+    round: int
+    position: int
+    start_ns: int
+    end_ns: int
+    tokens: int
+    engine_ns: int
+    token_ns: list[int] = []
+    sampling_ns: int = 0
+    major_faults: int = 0
+    involuntary_switches: int = 0
+    foreign_cpu_ns: int | None = None
+    steal_ns: int | None = None
+
+
+class MeasuredView(msgspec.Struct):
+    """What a report needs of the measured part."""
+
+    load_ns: int
+    warmup: Warmup | None
+    bursts: list[BurstView]
+    memory: MemoryLedger | None
+    profile: NodeProfile | None = None
+    routing: RoutingTrace | None = None
+    bandwidth: tuple[BandwidthSample, ...] = ()
+
+
+class RecordView(msgspec.Struct):
+    """What a report needs of a record; the spec is decoded whole and strictly."""
+
+    spec: RunSpec
+    origin: Origin
+    provenance: Provenance
+    termination: Termination
+    measured: MeasuredView | None = None
+    telemetry: Telemetry | None = None
+    taints: tuple[Taint, ...] = ()
+
+
+class PlannedRun(msgspec.Struct, frozen=True):
+    """A run that the study meant to make."""
+
+    run_id: str
+    group: str = ""
+    experiment: str = ""
+    kind: str = ""
+    model: str = ""
+    label: str = ""
+
+
+class DatasetFile(msgspec.Struct, frozen=True):
+    """dataset.json: what was planned, and why some of it was not run."""
+
+    schema: int
+    suite: str = ""
+    device: str = ""
+    planned: tuple[PlannedRun, ...] = ()
+    not_run: dict[str, str] = {}
