@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -166,7 +167,13 @@ def _ask_quantizer(path: Path, file_type: str) -> Mapping[str, str]:
     root = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(
-            command, cwd=root, capture_output=True, text=True, timeout=QUANTIZER_TIMEOUT_S, check=False
+            command,
+            cwd=root,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # an abort must end with its own words, not a debugger's
+            capture_output=True,
+            text=True,
+            timeout=QUANTIZER_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvironmentLacking(f"llama.cpp's quantizer cannot be run: {error}", cure="./artifact doctor") from None
