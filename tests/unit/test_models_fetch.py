@@ -80,7 +80,7 @@ def hub_model(content: bytes, *, size_bytes: int | None = None) -> Model:
 
 @pytest.fixture
 def content() -> bytes:
-    return random.Random(7).randbytes(3_000_001)
+    return random.Random(7).randbytes(1_200_001)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_the_hash_that_was_computed_on_the_way_is_remembered(tmp_path: Path, hub
 
 def test_twenty_cuts_at_random_offsets(tmp_path: Path, server: FakeHub, hub: Hub, content: bytes) -> None:
     dice = random.Random(3)
-    server.answers.extend(Answer(cut_after_bytes=dice.randrange(1, 140_000)) for _ in range(20))
+    server.answers.extend(Answer(cut_after_bytes=dice.randrange(1, 55_000)) for _ in range(20))
     fetch([hub_model(content)], tmp_path, hub=hub)
     assert (tmp_path / FILE).read_bytes() == content
     assert len(server.starts()) == 21
@@ -142,7 +142,7 @@ def test_connections_reset_in_the_middle(tmp_path: Path, server: FakeHub, hub: H
 def test_a_killed_process_loses_only_what_was_in_flight(
     tmp_path: Path, server: FakeHub, hub: Hub, content: bytes
 ) -> None:
-    server.answers.append(Answer(piece_wait_s=0.03))  # some six seconds for all of it
+    server.answers.append(Answer(piece_wait_s=0.03))  # some two seconds for all of it
     process = start_fetching(tmp_path, server, content)
     part = part_path(hub_model(content).released(), tmp_path)
     while not (part.exists() and part.stat().st_size > 100_000):
