@@ -324,7 +324,7 @@ def test_a_hub_out_of_reach(tmp_path: Path, hub: Hub, content: bytes) -> None:
 def test_offline_mode_is_respected(
     tmp_path: Path, server: FakeHub, hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     error = refused(hub_model(content), tmp_path, hub)
     assert (error.what, error.cure) == ("offline mode is on", "unset HF_HUB_OFFLINE")
     assert server.log == []
