@@ -45,9 +45,9 @@ def _library(name: str) -> Any:
 def load() -> Ggml:
     """Bind the symbols; the libraries are already in the process, so this is cheap.
 
-    All three are reached through libllama, whose handle also finds what its dependencies export. To open ggml's files by
-    name would be a trap: a wheel holds copies (libggml-cpu.so beside libggml-cpu.so.0) where a build has links, so the
-    loader would map a second, uninitialised ggml whose threads compute nonsense from empty tables.
+    All three are reached through libllama, whose handle also finds what its dependencies export. To open ggml's files
+    by name would be a trap: a wheel holds copies (libggml-cpu.so beside libggml-cpu.so.0) where a build has links, so
+    the loader would map a second, uninitialised ggml whose threads compute nonsense from empty tables.
     """
     base = cpu = llama = _library("llama")
     _declare(base.ggml_threadpool_params_default, [ctypes.c_int], ThreadpoolParams)
