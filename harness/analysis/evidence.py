@@ -56,6 +56,17 @@ class Evidence:
         """Ratios between cells whose speed counts."""
         return ratios(self.timed)
 
+    def ratios_of(self, cell: Cell) -> Iterator[Ratio]:
+        """Ratios whose candidate is `cell`."""
+        return (ratio for ratio in self._ratios_by_candidate.get(cell, ()))
+
+    @cached_property
+    def _ratios_by_candidate(self) -> dict[Cell, list[Ratio]]:
+        found: dict[Cell, list[Ratio]] = {}
+        for ratio in self.ratios:
+            found.setdefault(ratio.candidate, []).append(ratio)
+        return found
+
     @cached_property
     def hosts(self) -> dict[str, Host]:
         """Host of each fingerprint, as the first run of the plan tells it."""

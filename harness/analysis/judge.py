@@ -114,7 +114,8 @@ def _by_direction(claim: Claim, seen: Observation, why: str) -> tuple[Verdict, s
 def _told(claim: Claim, seen: Observation) -> str:
     """What was seen, and whether its direction is the claimed one."""
     interval = seen.interval
-    bounds = "" if interval.low is None else f" ({interval.low:.3g} to {interval.high:.3g})"
+    low, high = interval.low, interval.high
+    bounds = "" if low is None or high is None else f" ({_figure(claim, low)} to {_figure(claim, high)})"
     published = "" if claim.published is None else f", claimed {claim.published:g}"
     agrees = ""
     if claim.direction is not None:
@@ -122,11 +123,16 @@ def _told(claim: Claim, seen: Observation) -> str:
         same = "agrees" if claim.direction.holds(interval.value) else "is the opposite"
         agrees = f"; the direction {same}" if sure else "; no difference detected"
     remark = f", {seen.remark}" if seen.remark else ""
-    return f"Seen: {interval.value:.3g}{bounds}{published}{remark}{agrees}."
+    return f"Seen: {_figure(claim, interval.value)}{bounds}{published}{remark}{agrees}."
+
+
+def _figure(claim: Claim, value: float) -> str:
+    """Shares of something in percent, other values with three digits."""
+    return f"{100 * value:.2g} %" if claim.unit.startswith("of ") else f"{value:.3g}"
 
 
 def _band(claim: Claim) -> str:
-    return f"{claim.tolerance.low:g} to {claim.tolerance.high:g}"
+    return f"{_figure(claim, claim.tolerance.low)} to {_figure(claim, claim.tolerance.high)}"
 
 
 def _wanted(claim: Claim) -> str:

@@ -42,13 +42,14 @@ def burst_means(profile: NodeProfile, per_token: Floats) -> Floats:
     return np.array([part.mean() for part in np.split(per_token, borders) if part.size])
 
 
-def _profiles(runs: CellRuns) -> list[NodeProfile]:
+def profiles(runs: CellRuns) -> list[NodeProfile]:
+    """Profiles of a cell that timed any token."""
     return [run.profile for run in runs.runs if run.profile is not None and run.profile.total_ns]
 
 
 def _plain_profiles(evidence: Evidence, name: str) -> Iterator[CellRuns]:
     for runs in evidence.of_kind(RunKind.PROFILE):
-        if name in ("", runs.cell.model.name) and not runs.cell.model.variant and _profiles(runs):
+        if name in ("", runs.cell.model.name) and not runs.cell.model.variant and profiles(runs):
             yield runs
 
 
@@ -57,7 +58,7 @@ def routing_share(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     for runs in _plain_profiles(evidence, claim.candidate):
         series = [
             burst_means(profile, net_ns(profile, ROUTING)) / burst_means(profile, net_ns(profile, MOE_BLOCK))
-            for profile in _profiles(runs)
+            for profile in profiles(runs)
             if net_ns(profile, MOE_BLOCK).min() > 0
         ]
         if series:
@@ -69,7 +70,7 @@ def routing_of_gap(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     for candidate in _plain_profiles(evidence, claim.candidate):
         for baseline in _plain_profiles(evidence, claim.baseline):
             same = (candidate.cell.dataset, candidate.cell.setup) == (baseline.cell.dataset, baseline.cell.setup)
-            if same and (interval := _part_of_gap(_profiles(candidate), _profiles(baseline))) is not None:
+            if same and (interval := _part_of_gap(profiles(candidate), profiles(baseline))) is not None:
                 yield _observation(interval, (candidate, baseline), "of node times")
 
 
@@ -93,7 +94,7 @@ def profile_additivity(evidence: Evidence, claim: Claim) -> Iterator[Observation
         if runs.decode is None:
             continue
         unprofiled_ns = 1e9 / runs.decode.tokens_per_s.value
-        series = [burst_means(p, net_ns(p, tuple(NodeCategory))) / unprofiled_ns for p in _profiles(runs)]
+        series = [burst_means(p, net_ns(p, tuple(NodeCategory))) / unprofiled_ns for p in profiles(runs)]
         yield _observation(geometric_interval(series), (runs,), "by bursts")
 
 

@@ -1,5 +1,4 @@
-"""Whether the cost of a token follows total or active bytes: the family in which experts and active "
-"experts vary apart."""
+"""Whether a token costs what total bytes or what active bytes say: a family in which each varies alone."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
     )
     environment.filters |= {
         "shown": formats.shown,
+        "raw": formats.raw,
         "latex": formats.latex,
         "md": formats.markdown,
         "whole": formats.whole_names,

@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from harness.analysis.evidence import Evidence
-from harness.analysis.tables import excluded, latency, memory, models, provenance, quality, ratios, throughput
+from harness.analysis.tables import (
+    compare,
+    context_length,
+    devices,
+    excluded,
+    latency,
+    memory,
+    memory_ceiling,
+    models,
+    provenance,
+    proxy_validity,
+    quality,
+    quantization,
+    ratios,
+    router_overhead,
+    routing,
+    sparsity,
+    throughput,
+)
 from harness.analysis.tables.base import Table, TableModule
 
 MODULES: tuple[TableModule, ...] = (
     models,
+    devices,
     throughput,
     ratios,
+    compare,
     latency,
     memory,
+    router_overhead,
+    context_length,
+    quantization,
+    sparsity,
+    routing,
+    memory_ceiling,
+    proxy_validity,
     quality,
     provenance,
     excluded,
