@@ -33,6 +33,7 @@ COLUMNS = (
     "foreign_cpu_ns",
     "steal_ns",
     "first_token",
+    "token_times",
 )
 
 
@@ -63,6 +64,7 @@ class BurstColumns:
             UNKNOWN if burst.foreign_cpu_ns is None else burst.foreign_cpu_ns,
             UNKNOWN if burst.steal_ns is None else burst.steal_ns,
             len(self._token_ns),
+            len(counted),
         )
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
@@ -106,6 +108,6 @@ class Bursts:
     def tokens_of(self, rows: pd.DataFrame) -> NDArray[np.unsignedinteger]:
         """Counted token times, in nanoseconds, of some rows of `frame`."""
         firsts = rows["first_token"].to_numpy()
-        counts = rows["counted_tokens"].to_numpy()
+        counts = rows["token_times"].to_numpy()
         parts = [self.token_ns[first : first + count] for first, count in zip(firsts, counts, strict=True)]
         return np.concatenate(parts) if parts else self.token_ns[:0]

@@ -208,11 +208,11 @@ def _pairs(candidate: pd.DataFrame, baseline: pd.DataFrame, pairing: Pairing) ->
     keys = ["order", "cohort", "round"] if pairing is Pairing.ROUNDS else ["block", "prompt"]
     place = "position" if pairing is Pairing.ROUNDS else "order"
     sides = []
-    for turns in (candidate, baseline):
+    for turns, suffix in ((candidate, "_candidate"), (baseline, "_baseline")):
         sums = turns.groupby(keys, sort=True).agg(tokens=("tokens", "sum"), ns=("ns", "sum"), place=(place, "min"))
         sums["ns"] = sums["ns"] / sums["tokens"]
-        sides.append(sums)
-    return sides[0].join(sides[1], how="inner", lsuffix="_candidate", rsuffix="_baseline").reset_index()
+        sides.append(sums.add_suffix(suffix))
+    return sides[0].join(sides[1], how="inner").reset_index()
 
 
 def _by_cohort(pairs: pd.DataFrame, values: Floats) -> list[Floats]:
