@@ -7,7 +7,9 @@ prints can never mix with them. That is how a container, which has no further de
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
+import signal
 import sys
 
 from harness.measure.worker import Worker
@@ -18,6 +20,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.measure", description=__doc__)
     parser.add_argument("--events-fd", type=int, default=None, help="descriptor for events; default: what stdout was")
     events_fd = parser.parse_args().events_fd
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a worker that hangs
     if events_fd is None:
         events_fd = os.dup(1)
     os.dup2(2, 1)

@@ -1,0 +1,305 @@
+"""The plan, pure: suite and device become cells, cells become cohorts in seeded random order, cohorts become runs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from harness.records import (
+    SCHEMA_VERSION,
+    BurstKind,
+    DeviceKind,
+    EngineKind,
+    EnvironmentKind,
+    ModelRef,
+    RunKind,
+    RunSpec,
+    Schedule,
+    Settings,
+    TokenSource,
+    Weights,
+    Workload,
+)
+from harness.study.config import Device, Experiment, Suite
+
+CONTEXT_STEP_TOKENS = 256  # llama.cpp pads the cache to this
+DECODE_ROOM_TOKENS = 256
+COHORT_MEMORY_SHARE = 0.85  # of what is available may be taken by workers that are alive together
+RESIDENT_FACTOR = 2.0  # mapped file and repacked copy
+RESIDENT_EXTRA_BYTES = 400_000_000  # interpreter, KV cache, compute buffers
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class ModelKey:
+    """Which weights a cell wants, before anyone has looked whether they are there."""
+
+    name: str
+    variant: str = ""  # "experts=16,used=4", "tiny", "clone"
+    file_type: str
+    weights: Weights
+
+    @property
+    def label(self) -> str:
+        """For people: `olmoe-1b-7b[experts=16] Q4_K_M proxy`."""
+        variant = f"[{self.variant}]" if self.variant else ""
+        return f"{self.name}{variant} {self.file_type} {self.weights.value}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Model, workload and settings: what is measured once a block."""
+
+    key: ModelKey
+    workload: Workload
+    settings: Settings
+    prompt_id: str = ""
+
+    @property
+    def label(self) -> str:
+        """For people, with what the experiment varies."""
+        return " ".join(part for part in (self.key.label, self.settings.variant) if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Workers alive together, and the rounds that they take."""
+
+    experiment: Experiment
+    block: int
+    cells: tuple[Cell, ...]
+    order: int = 0
+    seed: int = 1
+
+    @property
+    def name(self) -> str:
+        """Unique in a plan."""
+        digest = hashlib.sha256("|".join(cell.label for cell in self.cells).encode()).hexdigest()[:6]
+        return f"{self.experiment.name}-{self.block}-{digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All cohorts in the order in which they run."""
+
+    suite: str
+    device: DeviceKind
+    seed: int
+    cohorts: tuple[Cohort, ...]
+
+    def keys(self) -> tuple[ModelKey, ...]:
+        """Every model that is needed, once."""
+        return tuple(sorted({cell.key for cohort in self.cohorts for cell in cohort.cells}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What of this machine shapes the plan."""
+
+    threads: int
+    memory_available_bytes: int
+
+
+def build(
+    name: str, suite: Suite, device: Device, weights: Weights, machine: Machine, sizes: Mapping[str, int], seed: int = 1
+) -> Plan:
+    """Cells of every experiment, grouped into cohorts, shuffled block by block.
+
+    Args:
+        name: of the suite.
+        suite: what to measure.
+        device: how the machine is used.
+        weights: what the command asks for; an experiment may insist on its own.
+        machine: threads and memory.
+        sizes: file size in bytes by model name, which decides whether a group fits into memory together.
+        seed: of the order.
+    """
+    cohorts = [
+        cohort
+        for experiment in suite.experiments
+        for cohort in _cohorts(experiment, suite, device, weights, machine, sizes)
+    ]
+    ordered: list[Cohort] = []
+    for block in sorted({cohort.block for cohort in cohorts}):
+        members = [cohort for cohort in cohorts if cohort.block == block]
+        random.Random(f"{seed}:{block}").shuffle(members)  # noqa: S311 - an order, no secret
+        ordered.extend(members)
+    numbered = tuple(replace(cohort, order=order, seed=seed) for order, cohort in enumerate(ordered))
+    return Plan(suite=name, device=device.kind, seed=seed, cohorts=numbered)
+
+
+def _cohorts(
+    experiment: Experiment,
+    suite: Suite,
+    device: Device,
+    weights: Weights,
+    machine: Machine,
+    sizes: Mapping[str, int],
+) -> Iterable[Cohort]:
+    cells = tuple(_cells(experiment, suite, device, weights, machine))
+    for group in _groups(experiment, cells):
+        together = experiment.kind is RunKind.ROUNDS and (suite.tiny or _fits(group, machine, sizes))
+        for block in range(experiment.blocks):
+            if together:
+                yield Cohort(experiment=experiment, block=block, cells=group)
+            else:
+                yield from (Cohort(experiment=experiment, block=block, cells=(cell,)) for cell in group)
+
+
+def _groups(experiment: Experiment, cells: tuple[Cell, ...]) -> list[tuple[Cell, ...]]:
+    """All cells together, but prompt by prompt for text: the same prompt is what is compared."""
+    if not experiment.prompts:
+        return [cells]
+    prompts = sorted({cell.prompt_id for cell in cells})
+    return [tuple(cell for cell in cells if cell.prompt_id == prompt) for prompt in prompts]
+
+
+def _fits(cells: Sequence[Cell], machine: Machine, sizes: Mapping[str, int]) -> bool:
+    needed = sum(sizes.get(cell.key.name, 0) * RESIDENT_FACTOR + RESIDENT_EXTRA_BYTES for cell in cells)
+    return needed <= COHORT_MEMORY_SHARE * machine.memory_available_bytes
+
+
+def _cells(experiment: Experiment, suite: Suite, device: Device, weights: Weights, machine: Machine) -> Iterable[Cell]:
+    variations = [dict(pairs) for pairs in itertools.product(*_axes(experiment))]
+    prompts = experiment.prompts or ("",)
+    for key in _keys(experiment, suite, weights):
+        for varied, prompt_id in itertools.product(variations, prompts):
+            yield _cell(experiment, device, machine, key, varied, prompt_id)
+
+
+def _axes(experiment: Experiment) -> list[list[tuple[str, Any]]]:
+    fields = msgspec.structs.asdict(experiment.vary)
+    return [[(name, value) for value in values] for name, values in fields.items() if values]
+
+
+def _keys(experiment: Experiment, suite: Suite, weights: Weights) -> Iterable[ModelKey]:
+    wanted = (experiment.weights or weights,) if not experiment.both_weights else (Weights.RELEASED, Weights.PROXY)
+    for text, file_type, kind in itertools.product(experiment.models, experiment.file_types, wanted):
+        name, variant = parse_model(text)
+        if suite.tiny and kind is Weights.PROXY:
+            variant = ",".join(part for part in ("tiny", variant) if part)
+        if experiment.both_weights and kind is Weights.PROXY:
+            variant = "clone"
+        yield ModelKey(name=name, variant=variant, file_type=file_type, weights=kind)
+
+
+def parse_model(text: str) -> tuple[str, str]:
+    """`olmoe-1b-7b[experts=16,used=4]` -> name and variant."""
+    name, bracket, rest = text.partition("[")
+    return (name, rest.rstrip("]")) if bracket else (text, "")
+
+
+def _cell(
+    experiment: Experiment, device: Device, machine: Machine, key: ModelKey, varied: dict[str, Any], prompt_id: str
+) -> Cell:
+    workload = Workload(
+        prompt_tokens=experiment.prompt_tokens,
+        decode_tokens=experiment.decode_tokens,
+        decode_seconds=experiment.decode_seconds,
+        depth_tokens=experiment.depth_tokens,
+        settle_tokens=experiment.settle_tokens,
+        source=TokenSource.TEXT if prompt_id else TokenSource.RANDOM,
+        prompt_id=prompt_id,
+    )
+    settings = Settings(
+        threads=device.threads or machine.threads,
+        gpu_layers=device.gpu_layers,
+        use_mmap=device.use_mmap,
+        repack=device.repack,
+        variant=" ".join(f"{name}={_plain(value)}" for name, value in varied.items()),
+    )
+    workload, settings = _apply(workload, varied), _apply(settings, varied)
+    settings = msgspec.structs.replace(settings, context_tokens=_context_tokens(workload))
+    return Cell(key=key, workload=workload, settings=settings, prompt_id=prompt_id)
+
+
+def _plain(value: Any) -> str:
+    return str(getattr(value, "value", value)).lower()
+
+
+def _apply(struct: Any, varied: dict[str, Any]) -> Any:
+    return msgspec.structs.replace(
+        struct, **{name: value for name, value in varied.items() if name in struct.__struct_fields__}
+    )
+
+
+def _context_tokens(workload: Workload) -> int:
+    if workload.source is TokenSource.TEXT:
+        return 2048
+    longest = max(workload.prompt_tokens, workload.depth_tokens) + max(workload.decode_tokens, DECODE_ROOM_TOKENS)
+    return -(-longest // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
+
+
+def turns(experiment: Experiment, round_number: int) -> tuple[BurstKind, ...]:
+    """What each worker does in one round."""
+    match experiment.kind:
+        case RunKind.PROFILE:
+            return (BurstKind.DECODE, BurstKind.PROFILE)
+        case RunKind.ROUTING | RunKind.BANDWIDTH:
+            return (BurstKind.DECODE,)
+        case _:
+            prefill = experiment.prefill_every and round_number % experiment.prefill_every == 0
+            return (BurstKind.PREFILL, BurstKind.DECODE) if prefill else (BurstKind.DECODE,)
+
+
+def round_order(cohort: Cohort, round_number: int) -> list[int]:
+    """Seeded random order of the workers in a round: indices into `cohort.cells`."""
+    order = list(range(len(cohort.cells)))
+    random.Random(f"{cohort.seed}:{cohort.name}:{round_number}").shuffle(order)  # noqa: S311
+    return order
+
+
+def bind(
+    plan: Plan, cohort: Cohort, refs: Mapping[ModelKey, ModelRef], build_id: str, environment: EnvironmentKind
+) -> tuple[RunSpec, ...]:
+    """The runs of a cohort, once the bytes of every model are known.
+
+    Args:
+        plan: the whole plan.
+        cohort: one of its cohorts.
+        refs: model of each key.
+        build_id: identifies llama.cpp's build and the image.
+        environment: how workers are started.
+    """
+    engine = EngineKind.FAKE if build_id == EngineKind.FAKE else EngineKind.LLAMA_CPP
+    return tuple(_spec(plan, cohort, cell, refs[cell.key], (build_id, environment, engine)) for cell in cohort.cells)
+
+
+def _spec(
+    plan: Plan, cohort: Cohort, cell: Cell, ref: ModelRef, where: tuple[str, EnvironmentKind, EngineKind]
+) -> RunSpec:
+    build_id, environment, engine = where
+    schedule = Schedule(
+        group=_group(cohort, cell),
+        cohort=cohort.name,
+        block=cohort.block,
+        order=cohort.order,
+        rounds=cohort.experiment.rounds,
+        seed=cohort.seed,
+    )
+    spec = RunSpec(
+        run_id="",
+        schema=SCHEMA_VERSION,
+        suite=plan.suite,
+        experiment=cohort.experiment.name,
+        kind=cohort.experiment.kind,
+        device=plan.device,
+        environment=environment,
+        engine=engine,
+        model=ref,
+        workload=cell.workload,
+        settings=cell.settings,
+        schedule=schedule,
+    )
+    placeless = msgspec.structs.replace(spec, schedule=msgspec.structs.replace(schedule, order=0))
+    digest = hashlib.sha256(msgspec.json.encode((build_id, placeless))).hexdigest()
+    return msgspec.structs.replace(spec, run_id=digest[:16])
+
+
+def _group(cohort: Cohort, cell: Cell) -> str:
+    return "/".join(part for part in (cohort.experiment.name, cell.prompt_id) if part)

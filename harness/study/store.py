@@ -1,0 +1,219 @@
+"""The dataset folder: records appended one line at a time, each on the disk before it counts.
+
+`runs.jsonl` only ever grows; a line is acknowledged after fsync. A torn last line (power lost in mid-write) is set
+aside on the next start; damage anywhere else is refused with its line number, and `salvage` writes what is whole to
+another file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from harness import records
+from harness.errors import EnvironmentLacking, IntegrityError, UsageError
+from harness.records import Record, Struct
+
+RUNS = "runs.jsonl"
+DATASET = "dataset.json"
+SUMS = "SHA256SUMS"
+LOCK = ".lock"
+GENERATED = ("report.html", "report.md", "tables", "figures")
+
+
+class PlannedRun(Struct, frozen=True):
+    """One planned run as dataset.json lists it."""
+
+    run_id: str
+    group: str
+    experiment: str
+    kind: str
+    model: str
+    label: str
+
+
+class DatasetInfo(Struct, frozen=True):
+    """dataset.json: what was planned, and why what is missing is missing."""
+
+    schema: int
+    suite: str
+    device: str
+    seed: int
+    planned: tuple[PlannedRun, ...]
+    not_run: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Store:
+    """One dataset, held by one runner."""
+
+    def __init__(self, folder: Path, lock: BinaryIO, finished: frozenset[str], notices: tuple[str, ...]) -> None:
+        self.folder = folder
+        self._lock = lock
+        self._finished = set(finished)
+        self.notices = notices
+        self._file = (folder / RUNS).open("ab", buffering=0)
+
+    @classmethod
+    def open(cls, folder: Path, *, resume: bool) -> Store:
+        """Create or reopen a dataset and hold its lock until `close`.
+
+        Raises:
+            UsageError: the folder holds something already and `resume` is false, or it can't be written.
+            EnvironmentLacking: another runner holds it, or the disk is full.
+            IntegrityError: a line before the last is damaged.
+        """
+        path = folder / RUNS
+        if not resume and folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                "the folder is not empty", where=str(folder), cure="add --resume to go on, or choose another --out"
+            )
+        lock = _lock(folder)
+        notices = _set_torn_tail_aside(path)
+        finished = frozenset(record.spec.run_id for record in read(path)) if path.exists() else frozenset()
+        return cls(folder, lock, finished, notices)
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Ids of all recorded runs."""
+        return frozenset(self._finished)
+
+    def append(self, record: Record) -> None:
+        """Write one record; when this returns it survives a power cut.
+
+        Raises:
+            EnvironmentLacking: the disk is full; the file is as it was before.
+        """
+        if record.spec.run_id in self._finished:
+            raise IntegrityError(f"run {record.spec.run_id} is recorded already", where=str(self.folder / RUNS))
+        line = records.encode(record)
+        length = os.fstat(self._file.fileno()).st_size
+        try:
+            _write_all(self._file, line)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), length)
+            raise _no_space(error, self.folder) from error
+        self._finished.add(record.spec.run_id)
+
+    def describe(self, info: DatasetInfo) -> None:
+        """Write dataset.json, whole or not at all."""
+        self._replace(DATASET, msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
+
+    def seal(self) -> None:
+        """Write SHA256SUMS over the raw data, in the form of `sha256sum -c`."""
+        names = [name for name in (DATASET, RUNS) if (self.folder / name).exists()]
+        lines = [f"{sha256(self.folder / name)}  {name}\n" for name in names]
+        self._replace(SUMS, "".join(lines).encode())
+
+    def _replace(self, name: str, data: bytes) -> None:
+        temporary = self.folder / f".{name}.part"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise _no_space(error, self.folder) from error
+
+    def close(self) -> None:
+        """Let the next runner in."""
+        self._file.close()
+        self._lock.close()
+
+
+def read(path: Path) -> Iterator[Record]:
+    """Records of a runs.jsonl.
+
+    Raises:
+        IntegrityError: a line is no record; file, line number and reason are named.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield records.decode(line)
+            except ValueError as error:
+                cure = "`./artifact report --salvage` writes the whole lines to a new file"
+                raise IntegrityError(str(error), where=f"{path}, line {number}", cure=cure) from None
+
+
+def salvage(path: Path, target: Path) -> tuple[int, int]:
+    """Copy every whole record of a damaged file to a new one; counts of kept and dropped lines."""
+    kept = dropped = 0
+    with path.open("rb") as source, target.open("xb") as sink:
+        for line in source:
+            try:
+                records.decode(line)
+            except ValueError:
+                dropped += 1
+                continue
+            sink.write(line if line.endswith(b"\n") else line + b"\n")
+            kept += 1
+    return kept, dropped
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock(folder: Path) -> BinaryIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise _no_space(error, folder) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise EnvironmentLacking(
+            "another study is writing here", where=str(folder), cure="wait for it, or choose another --out"
+        ) from None
+    return lock
+
+
+def _set_torn_tail_aside(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        return ()
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole == len(data):
+        return ()
+    aside = _free_name(path)
+    aside.write_bytes(data[whole:])
+    with path.open("r+b") as file:
+        file.truncate(whole)
+        os.fsync(file.fileno())
+    return (
+        f"{path.name}: the last line was cut off in mid-write ({len(data) - whole} bytes); set aside as {aside.name}",
+    )
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.torn-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        written = file.write(view)
+        view = view[written:]
+
+
+def _no_space(error: OSError, folder: Path) -> EnvironmentLacking | UsageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentLacking("the disk is full", where=str(folder), cure="free some space, then --resume")
+    return UsageError(f"can't be written: {error.strerror}", where=str(folder), cure="choose another --out")
