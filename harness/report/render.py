@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import shutil
 import tempfile
@@ -116,8 +117,11 @@ def _put(texts: dict[str, str], out: Path) -> tuple[Path, ...]:
         for name, text in texts.items():
             (staging / name).parent.mkdir(exist_ok=True)
             (staging / name).write_bytes(text.encode())
-        for name in texts:
+        for name in texts:  # all obstacles are met before the first file moves
             (out / name).parent.mkdir(exist_ok=True)
+            if (out / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, "a folder is in the way", name)
+        for name in texts:
             (staging / name).replace(out / name)
         _remove_stale(out, texts)
     except OSError as error:
@@ -135,6 +139,6 @@ def _remove_stale(out: Path, texts: dict[str, str]) -> None:
 
 
 def _unwritable(error: OSError, out: Path) -> UsageError | EnvironmentLacking:
-    if error.errno == 28:  # ENOSPC
+    if error.errno == errno.ENOSPC:
         return EnvironmentLacking("the disk is full", where=str(out), cure="free some space, or choose another --out")
     return UsageError(f"cannot be written: {error.strerror}", where=str(out), cure="choose another --out")
