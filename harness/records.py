@@ -416,6 +416,7 @@ class Telemetry(Struct, frozen=True):
     end_ns: int
     channels: tuple[Channel, ...]
     absent: dict[str, str] = {}  # channel or vendor -> reason
+    idle_windows: tuple[tuple[int, int], ...] = ()  # (start_ns, end_ns): nothing at work, before and after the rounds
 
 
 class GateWait(Struct, frozen=True):
