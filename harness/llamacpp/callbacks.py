@@ -8,12 +8,13 @@ from typing import Any
 from llama_cpp import llama_cpp as low
 
 from harness.llamacpp.native import Ggml
+from harness.llamacpp.stretches import ProbeError
 
 TOPK_PREFIX = b"ffn_moe_topk-"
 
 
 class TensorHead(ctypes.Structure):
-    """The leading fields of `struct ggml_tensor` (ggml.h): enough for shape and strides."""
+    """The leading fields of `struct ggml_tensor` (ggml.h): enough for shape, strides and sources."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -21,6 +22,9 @@ class TensorHead(ctypes.Structure):
         ("ne", ctypes.c_int64 * 4),
         ("nb", ctypes.c_size_t * 4),
         ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
     )
 
 
@@ -53,14 +57,24 @@ class RoutingProbe:
             if not ask:
                 layer = int(name[len(TOPK_PREFIX) :])
                 self.selected.setdefault(layer, []).extend(read_int_rows(self._ggml, tensor))
-        except (ValueError, OSError) as error:  # an exception must not cross the C frames: stop the graph instead
+        except Exception as error:  # noqa: BLE001 - must not cross the C frames: stop the graph instead
             self.error = repr(error)
             return False
         return True
 
     def covered(self) -> int:
-        """How many (layer, expert) pairs have been selected at least once."""
+        """How many (layer, expert) pairs have been selected at least once.
+
+        Raises:
+            ProbeError: the callback failed on the way.
+        """
+        self.check()
         return sum(len({expert for row in rows for expert in row}) for rows in self.selected.values())
+
+    def check(self) -> None:
+        """Tell of a failed callback, which has no other way out of the C frames."""
+        if self.error:
+            raise ProbeError(f"reading the router's selection failed: {self.error}")
 
     def clear(self) -> None:
         """Forget what was seen."""

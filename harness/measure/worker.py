@@ -11,6 +11,9 @@ from typing import BinaryIO
 from harness import protocol
 from harness.measure import hostinfo
 from harness.measure.engine import Loader
+from harness.measure.probed import probed_loader
+from harness.measure.profiler import ProfileWork
+from harness.measure.routing import RoutingWork
 from harness.measure.timed import TimedWork
 from harness.measure.work import Work
 from harness.protocol import Done, Event, Failed, Finish, Finished, Ready, Task, WorkerFacts
@@ -78,7 +81,13 @@ def _work(task: Task) -> Work:
     kind = task.spec.kind
     if kind in (RunKind.ROUNDS, RunKind.SOLO):
         return TimedWork(task, _loader(task))
-    raise NotImplementedError(f"no work for runs of kind {kind}")
+    if kind is RunKind.PROFILE:
+        return ProfileWork(task, probed_loader(task))
+    if kind is RunKind.ROUTING:
+        return RoutingWork(task, probed_loader(task))
+    from harness.measure.bandwidth import BandwidthWork  # noqa: PLC0415 - numpy loads only where it is used
+
+    return BandwidthWork(task)
 
 
 def _loader(task: Task) -> Callable[[], Loader]:
