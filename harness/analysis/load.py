@@ -13,6 +13,7 @@ import msgspec
 
 from harness.analysis.bursts import BurstColumns, Bursts
 from harness.analysis.runs import Cell, Experts, Run, Setup, Shared, peak_memory, plain_workload
+from harness.analysis.thermal import peaks
 from harness.analysis.views import DatasetFile, MeasuredView, RecordView
 from harness.errors import BundleError, IntegrityError, UsageError
 from harness.records import SCHEMA_VERSION, Ending
@@ -216,7 +217,7 @@ def _run(view: RecordView, dataset: int, shared: Shared) -> Run:
         load_ns=measured.load_ns if measured else None,
         experts=shared.one(_experts(measured)),
         memory=peak_memory(measured.memory) if measured else None,
-        telemetry=view.telemetry,
+        peaks=peaks(view.telemetry, measured.bursts if measured else ()),
         profile=measured.profile if measured else None,
         routing=measured.routing if measured else None,
         bandwidth=measured.bandwidth if measured else (),

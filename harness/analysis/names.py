@@ -49,10 +49,11 @@ class ModelNames:
 
 
 def _names_with_several(cells: Sequence[Cell], of: Callable[[ModelRef], str]) -> frozenset[str]:
-    seen: dict[str, set[str]] = {}
+    """Names of models that one group compares in several makes."""
+    seen: dict[tuple[int, str, str], set[str]] = {}
     for cell in cells:
-        seen.setdefault(cell.model.name, set()).add(of(cell.model))
-    return frozenset(name for name, values in seen.items() if len(values) > 1)
+        seen.setdefault((cell.dataset, cell.group, cell.model.name), set()).add(of(cell.model))
+    return frozenset(name for (_, _, name), values in seen.items() if len(values) > 1)
 
 
 def pretty(name: str) -> str:
@@ -64,7 +65,7 @@ def pretty(name: str) -> str:
 
 def setup_label(setup: Setup, host: Host) -> str:
     """One line for a machine and how it was used."""
-    words = [machine(host)]
+    words = [chip(host)]
     if setup.power_mode:
         words.append(setup.power_mode)
     if setup.environment is EnvironmentKind.CONTAINER:
@@ -75,6 +76,10 @@ def setup_label(setup: Setup, host: Host) -> str:
 
 
 def machine(host: Host) -> str:
-    """`8-core AMD EPYC, 25.2 GB` or the accelerator with its memory."""
-    chip = host.accelerator or f"{host.cores}-core {host.cpu_model or host.machine}"
-    return f"{chip}, {human_bytes(host.memory_bytes)} memory" if host.memory_bytes else chip
+    """`8-core AMD EPYC, 25.2 GB memory`."""
+    return f"{chip(host)}, {human_bytes(host.memory_bytes)} memory" if host.memory_bytes else chip(host)
+
+
+def chip(host: Host) -> str:
+    """The accelerator, else the CPU with its cores."""
+    return host.accelerator or f"{host.cores}-core {host.cpu_model or host.machine}"

@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
+from harness.analysis.thermal import Peak
 from harness.records import (
     BandwidthSample,
     DeviceKind,
@@ -24,7 +25,6 @@ from harness.records import (
     Settings,
     Struct,
     Taint,
-    Telemetry,
     Termination,
     Weights,
     Workload,
@@ -103,7 +103,7 @@ class Run:
     load_ns: int | None
     experts: Experts | None
     memory: PeakMemory | None
-    telemetry: Telemetry | None
+    peaks: tuple[Peak, ...]  # of temperature
     profile: NodeProfile | None
     routing: RoutingTrace | None
     bandwidth: tuple[BandwidthSample, ...]

@@ -19,7 +19,9 @@ from harness.analysis.tables import (
     ratios,
     router_overhead,
     routing,
+    rules,
     sparsity,
+    temperature,
     throughput,
 )
 from harness.analysis.tables.base import Table, TableModule
@@ -32,6 +34,7 @@ MODULES: tuple[TableModule, ...] = (
     compare,
     latency,
     memory,
+    temperature,
     router_overhead,
     context_length,
     quantization,
@@ -40,6 +43,7 @@ MODULES: tuple[TableModule, ...] = (
     memory_ceiling,
     proxy_validity,
     quality,
+    rules,
     provenance,
     excluded,
 )
