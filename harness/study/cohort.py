@@ -42,7 +42,7 @@ class Session:
     progress: Progress
     stop_requested: Callable[[], bool]
     idle_s: float = 0.0  # before and after the rounds, nothing at work: the baseline of power
-    on_workers: Callable[[tuple[int, ...]], None] = lambda _pids: None
+    on_telemetry: Callable[[bool], None] = lambda _wanted: None  # for cells that compare runs with and without it
     limits: Limits = field(default_factory=Limits)
 
 
@@ -122,8 +122,14 @@ class CohortRun:
             for kind in plan.turns(self._cohort.experiment, number):
                 self._check_stop()
                 if place in self._links:
+                    self._follow_telemetry(place)
                     with self._guard(place):
                         self._links[place].turn(Turn(kind=kind, round=number, position=position))
+
+    def _follow_telemetry(self, place: int) -> None:
+        """Switch the sampler only where the cells of this cohort disagree about it."""
+        if len({cell.settings.telemetry for cell in self._cohort.cells}) > 1:
+            self._session.on_telemetry(self._cohort.cells[place].settings.telemetry)
 
     def _finish_all(self) -> None:
         for place in sorted(self._links):

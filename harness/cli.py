@@ -1,0 +1,223 @@
+"""What tasks.py calls: one function a command, options to structs, errors to exit codes once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import BundleError, ConfigError, ExitCode, RunsFailed, UsageError
+from harness.options import StudyOptions
+from harness.records import RunKind
+from harness.units import human_bytes, human_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(command: Callable[[], None]) -> None:
+    """Call a command; an error of the tree becomes its message and its exit code."""
+    try:
+        command()
+    except ConfigError as error:
+        for fault in error.faults:
+            _say(f"{error.where}: {fault}")
+        sys.exit(int(error.exit_code))
+    except BundleError as error:
+        _say(str(error))
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        _say("stopped at once; finished runs are kept")
+        sys.exit(int(ExitCode.INTERRUPTED))
+
+
+def _say(text: str) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    Console(stderr=True, soft_wrap=True).print(text, style="bold red", markup=False, highlight=False)
+
+
+def _console() -> Console:
+    from rich.console import Console  # noqa: PLC0415 - `invoke --list` draws nothing
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+def reproduce(options: StudyOptions) -> None:
+    """Measure, then report; the report is written even when runs failed."""
+    started_s = time.monotonic()
+    console = _console()
+    failed = _measure(options, console, ())
+    _report([options.out], options.out, console)
+    took = human_duration(time.monotonic() - started_s)
+    console.print(f"report: {options.out / 'report.html'} ({took} in all)", markup=False)
+    if failed:
+        raise RunsFailed(f"{failed} runs failed", where=str(options.out), cure="the report lists them with reasons")
+
+
+def bench(options: StudyOptions, kinds: tuple[RunKind, ...]) -> None:
+    """Measure only the experiments of some kinds."""
+    failed = _measure(options, _console(), kinds)
+    if failed:
+        raise RunsFailed(f"{failed} runs failed", where=str(options.out))
+
+
+def _measure(options: StudyOptions, console: Console, kinds: tuple[RunKind, ...]) -> int:
+    from harness.cli_progress import WeightsProgress  # noqa: PLC0415
+    from harness.study import prepare  # noqa: PLC0415 - a report needs nothing of the study
+    from harness.study.conduct import Watchers, conduct  # noqa: PLC0415
+    from harness.study.progress import RichProgress  # noqa: PLC0415
+    from harness.study.store import Store  # noqa: PLC0415
+
+    drafted = prepare.draft(ROOT, options, kinds)
+    store = Store.open(options.out, resume=options.resume)
+    try:
+        for notice in store.notices:
+            console.print(notice, markup=False)
+        with WeightsProgress(console) as weights:
+            return conduct(ROOT, options, drafted, store, Watchers(weights=weights, study=RichProgress(console)))
+    finally:
+        store.close()
+
+
+def plan(options: StudyOptions, *, as_json: bool) -> None:
+    """The ordered cells, expected minutes and bytes; runs nothing."""
+    import json  # noqa: PLC0415
+
+    from harness.study import prepare  # noqa: PLC0415
+
+    drafted = prepare.draft(ROOT, options)
+    minutes = prepare.planned_minutes(drafted)
+    rows = [
+        {
+            "order": cohort.order,
+            "experiment": cohort.experiment.name,
+            "block": cohort.block,
+            "rounds": cohort.experiment.rounds,
+            "minutes": round(prepare.expected_s(cohort) / 60, 2),
+            "cells": [cell.label for cell in cohort.cells],
+        }
+        for cohort in drafted.plan.cohorts
+    ]
+    if as_json:
+        total = {"suite": options.suite, "device": drafted.plan.device.value, "minutes": round(minutes, 1)}
+        print(json.dumps({**total, "weight_bytes": sum(drafted.sizes.values()), "cohorts": rows}, indent=1))  # noqa: T201
+        return
+    console = _console()
+    for cohort in drafted.plan.cohorts:
+        cells = ", ".join(cell.label for cell in cohort.cells)
+        what = f"{cohort.experiment.name}, pass {cohort.block + 1}, {cohort.experiment.rounds} rounds"
+        console.print(f"{cohort.order + 1:3}. {what}: {cells}", markup=False)
+    size = human_bytes(sum(drafted.sizes.values()))
+    console.print(f"about {minutes:.0f} min, {size} of weights", markup=False)
+
+
+def fetch(names: Sequence[str]) -> None:
+    """Download released weights."""
+    from harness.cli_progress import WeightsProgress  # noqa: PLC0415
+    from harness.models import fetch as fetching  # noqa: PLC0415
+    from harness.models import registry  # noqa: PLC0415
+
+    known = registry.load(ROOT)
+    models = tuple(known.get(name) for name in names) or known.with_weights()
+    console = _console()
+    with WeightsProgress(console) as progress:
+        done = fetching.fetch(models, registry.models_dir(ROOT), progress=progress)
+    for one in done:
+        console.print(f"{one.state.value:9} {one.file}", markup=False)
+
+
+def verify(*, as_json: bool, models_dir: str) -> None:
+    """Stream every checksum; a missing file is told, a wrong one ends with exit code 4."""
+    import msgspec  # noqa: PLC0415
+
+    from harness.models import checksums, registry  # noqa: PLC0415
+
+    known = registry.load(ROOT)
+    folder = Path(models_dir) if models_dir else registry.models_dir(ROOT)
+    if models_dir and not folder.is_dir():
+        raise UsageError("no such folder", where=models_dir, cure="give the folder of the .gguf files")
+    verdicts = checksums.verify(known.with_weights(), folder, rehash=True)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(verdicts), indent=1).decode())  # noqa: T201
+    else:
+        console = _console()
+        for verdict in verdicts:
+            console.print(f"{verdict.state.value:9} {verdict.file}", markup=False)
+    checksums.require(verdicts)
+
+
+def proxy(*, model: str, quant: str, experts: int, used: int, clone: str, out: str) -> None:
+    """Write an architecture-faithful GGUF."""
+    from harness.cli_progress import WeightsProgress  # noqa: PLC0415
+    from harness.models import clone as cloning  # noqa: PLC0415
+    from harness.models import proxy as writing  # noqa: PLC0415
+    from harness.models import registry, shapes  # noqa: PLC0415
+
+    if not out or bool(model) == bool(clone):
+        raise UsageError("name a model (--model M) or a file (--clone FILE), and --out", where="proxy")
+    if experts < 0 or used < 0:
+        raise UsageError("counts are at least 1", where="--experts, --used")
+    console = _console()
+    with WeightsProgress(console) as progress:
+        progress.step(out)
+        if clone:
+            made = cloning.clone(Path(clone), out=Path(out), progress=progress.bytes_done)
+        else:
+            shape = shapes.of(registry.load(ROOT).get(model))
+            if experts or used:
+                shape = shapes.varied(shape, experts=experts or None, used=used or None)
+            made = writing.write(shape, quant, out=Path(out), progress=progress.bytes_done)
+    console.print(f"{made.path}: {human_bytes(made.size_bytes)}, {made.parameters_total / 1e9:.2f} B parameters")
+    console.print(f"sha256 {made.sha256}")
+
+
+def report(data: Sequence[str], out: str, *, salvage: bool) -> None:
+    """Tables, figures and claims from records alone."""
+    if not data or not out:
+        raise UsageError("name the data (--data DIR_OR_JSONL) and a folder (--out DIR)", where="report")
+    if salvage:
+        _salvage([Path(one) for one in data], Path(out))
+        return
+    _report([Path(one) for one in data], Path(out), _console())
+
+
+def _report(data: Sequence[Path], out: Path, console: Console) -> None:
+    from harness.report.render import write_report  # noqa: PLC0415 - pandas loads only where it is used
+
+    summary = write_report(data, out)
+    for line in (*summary.answers, *summary.lines):
+        console.print(line, markup=False)
+
+
+def _salvage(data: Sequence[Path], out: Path) -> None:
+    from harness.study.store import RUNS, salvage  # noqa: PLC0415
+
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / RUNS
+    if target.exists():
+        raise UsageError("exists already", where=str(target), cure="choose another --out")
+    for path in data:
+        kept, dropped = salvage(path / RUNS if path.is_dir() else path, target)
+        _console().print(f"{path}: {kept} records kept, {dropped} lines dropped, written to {target}", markup=False)
+
+
+def claims(data: Sequence[str], *, as_json: bool) -> None:
+    """A verdict per claim."""
+    from harness.analysis.claims import CLAIMS_FILE, load_claims  # noqa: PLC0415
+    from harness.analysis.evidence import Evidence  # noqa: PLC0415
+    from harness.analysis.judge import judge, to_json  # noqa: PLC0415
+
+    if not data:
+        raise UsageError("name the data (--data DIR_OR_JSONL)", where="claims")
+    verdicts = judge(Evidence.of([Path(one) for one in data]), load_claims(ROOT / CLAIMS_FILE))
+    if as_json:
+        print(to_json(verdicts).decode())  # noqa: T201
+        return
+    console = _console()
+    for verdict in verdicts:
+        console.print(verdict.line, markup=False)

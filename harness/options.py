@@ -1,0 +1,55 @@
+"""Options of the commands as structs: what a user may ask for, checked before anything is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from harness.errors import UsageError
+from harness.records import EnvironmentKind, Weights
+
+Choice = TypeVar("Choice", bound=StrEnum)
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What `reproduce`, `bench`, `profile` and `plan` take."""
+
+    device: str = AUTO
+    suite: str = "quick"
+    weights: Weights | None = None  # null: auto
+    out: Path
+    environment: EnvironmentKind = EnvironmentKind.NATIVE
+    resume: bool = False
+    fake: bool = False
+
+
+def study_options(
+    *, device: str, suite: str, weights: str, out: str, env: str, resume: bool, fake: bool = False
+) -> StudyOptions:
+    """Options from the command line.
+
+    Raises:
+        UsageError: a value that is none of the choices.
+    """
+    return StudyOptions(
+        device=device,
+        suite=suite,
+        weights=None if weights == AUTO else choice(Weights, weights, "--weights", also=AUTO),
+        out=Path(out or f"out-{suite}"),
+        environment=choice(EnvironmentKind, env, "--env"),
+        resume=resume,
+        fake=fake,
+    )
+
+
+def choice(kind: type[Choice], text: str, option: str, also: str = "") -> Choice:
+    """One of an enumeration's values by its name."""
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join([*([also] if also else []), *(member.value for member in kind)])
+        raise UsageError(f"{text!r} is not known", where=option, cure=f"one of {known}") from None

@@ -1,0 +1,218 @@
+"""From a user's options to a study that can run: device, plan, weights, environment, gates."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from harness.errors import UsageError
+from harness.models import registry, texts
+from harness.models.registry import Registry
+from harness.options import AUTO, StudyOptions
+from harness.records import DeviceKind, EngineKind, EnvironmentKind, RunKind, Weights
+from harness.study import config, detect_device, plan, weights
+from harness.study.config import Device, Experiment, Suite
+from harness.study.environments.base import Environment
+from harness.study.environments.native import NativeEnvironment
+from harness.study.gates import (
+    AcPower,
+    ForeignLoad,
+    FreeDisk,
+    Gate,
+    JetsonClocks,
+    LowPowerModeOff,
+    NoThrottling,
+    NvpModel,
+    TemperatureBand,
+)
+from harness.study.plan import Cell, Machine, ModelKey, Plan
+from harness.study.weights import Folders
+
+RECORDS_BYTES = 200_000_000
+EXPERIMENT_S = {RunKind.PROFILE: 25.0, RunKind.ROUTING: 15.0, RunKind.BANDWIDTH: 15.0, RunKind.SOLO: 15.0}
+LOAD_S = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A plan and what it was made of; nothing has been touched yet."""
+
+    suite_name: str
+    suite: Suite
+    device: Device
+    registry: Registry
+    folders: Folders
+    plan: Plan
+    sizes: dict[str, int]
+    prompts: dict[str, str]
+
+
+def folders(root: Path) -> Folders:
+    """$MOE_BUNDLE_MODELS and a `proxies` folder beside it."""
+    models = registry.models_dir(root)
+    return Folders(models=models, proxies=models.parent / "proxies")
+
+
+def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = ()) -> Draft:
+    """The plan of a command.
+
+    Args:
+        root: of the checkout.
+        options: as the user gave them.
+        kinds: only experiments of these kinds; none: all.
+
+    Raises:
+        UsageError, ConfigError: unknown names or faulty files.
+        EnvironmentLacking: the device asked for is not this machine.
+    """
+    kind = _device_kind(options)
+    device = config.load_device(root, kind.value)
+    suite = _only(config.load_suite(root, options.suite), kinds)
+    known = registry.load(root)
+    prompts = texts.load(root)
+    suite = _with_prompts(suite, [prompt.prompt_id for prompt in prompts])
+    chosen = _weights(options, device, known, suite, folders(root))
+    machine = Machine(threads=usable_cores(), memory_available_bytes=psutil.virtual_memory().available)
+    sizes = weights.planned_bytes(known, _keys(suite, chosen))
+    planned = plan.build(options.suite, suite, device, chosen, machine, sizes)
+    return Draft(
+        suite_name=options.suite,
+        suite=suite,
+        device=device,
+        registry=known,
+        folders=folders(root),
+        plan=planned,
+        sizes=sizes,
+        prompts={prompt.prompt_id: prompt.text for prompt in prompts},
+    )
+
+
+def _device_kind(options: StudyOptions) -> DeviceKind:
+    if options.device == AUTO:
+        return detect_device.detect()
+    try:
+        kind = DeviceKind(options.device)
+    except ValueError:
+        known = ", ".join((AUTO, *(kind.value for kind in DeviceKind)))
+        raise UsageError(f"there is no device {options.device!r}", where="--device", cure=f"one of {known}") from None
+    if not options.fake:
+        detect_device.require(kind)
+    return kind
+
+
+def _only(suite: Suite, kinds: tuple[RunKind, ...]) -> Suite:
+    if not kinds:
+        return suite
+    experiments = tuple(experiment for experiment in suite.experiments if experiment.kind in kinds)
+    if not experiments:
+        raise UsageError(f"the suite has no experiment of kind {', '.join(kinds)}", where="--suite")
+    return msgspec.structs.replace(suite, experiments=experiments)
+
+
+def _with_prompts(suite: Suite, known: list[str]) -> Suite:
+    """Resolves `prompts = ["all"]` and refuses unknown ids."""
+    experiments = []
+    for experiment in suite.experiments:
+        wanted = tuple(known) if experiment.prompts == ("all",) else experiment.prompts
+        for prompt_id in wanted:
+            if prompt_id not in known:
+                cure = f"known: {', '.join(known)}"
+                raise UsageError(f"there is no prompt {prompt_id!r}", where=f"experiment {experiment.name}", cure=cure)
+        experiments.append(msgspec.structs.replace(experiment, prompts=wanted))
+    return msgspec.structs.replace(suite, experiments=tuple(experiments))
+
+
+def _weights(options: StudyOptions, device: Device, known: Registry, suite: Suite, where: Folders) -> Weights:
+    """As asked; else the device's default, but released wherever all verified files are at hand already."""
+    names = sorted({plan.parse_model(text)[0] for experiment in suite.experiments for text in experiment.models})
+    for name in names:
+        known.get(name)
+    if options.weights is not None:
+        return options.weights
+    if suite.tiny:
+        return Weights.PROXY
+    return Weights.RELEASED if weights.weights_at_hand(known, names, where) else device.default_weights
+
+
+def _keys(suite: Suite, chosen: Weights) -> list[ModelKey]:
+    return [
+        ModelKey(name=plan.parse_model(text)[0], file_type=file_type, weights=chosen)
+        for experiment in suite.experiments
+        for text in experiment.models
+        for file_type in experiment.file_types
+    ]
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may run on."""
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return max(1, min(physical, affinity))
+
+
+def environment(root: Path, options: StudyOptions) -> Environment:
+    """Native, or a container per run.
+
+    Raises:
+        EnvironmentLacking: no engine, no image, no permission.
+    """
+    if options.environment is EnvironmentKind.NATIVE:
+        return NativeEnvironment(root, build_id(options))
+    from harness.study.environments import container  # noqa: PLC0415 - docker loads only where it is used
+
+    return container.environment(root, build_id(options))
+
+
+def build_id(options: StudyOptions) -> str:
+    """What identifies the engine's build in every run_id."""
+    return EngineKind.FAKE.value if options.fake else f"llama-cpp-python {version('llama-cpp-python')}"
+
+
+def gates(device: Device, out: Path) -> tuple[Gate, ...]:
+    """What must be so before a run begins on this device."""
+    always: list[Gate] = [
+        TemperatureBand(highest_celsius=device.maximum_start_celsius),
+        NoThrottling(),
+        LowPowerModeOff(),
+        AcPower(),
+        FreeDisk(folder=out, needed_bytes=RECORDS_BYTES),
+    ]
+    if device.power_mode:
+        always.append(NvpModel(mode=device.power_mode))
+    if device.jetson_clocks:
+        always.append(JetsonClocks())
+    return tuple(always)
+
+
+def wishes(device: Device) -> tuple[Gate, ...]:
+    """What is waited for a little; a run that begins all the same is judged by its own counters."""
+    return (ForeignLoad(highest_cpus=device.foreign_load_cores),)
+
+
+def expected_s(cohort: plan.Cohort) -> float:
+    """Seconds that a cohort takes, about, with models of one to seven billion parameters on two cores."""
+    experiment = cohort.experiment
+    loads_s = LOAD_S * len(cohort.cells)
+    if experiment.budget_seconds:
+        return loads_s + experiment.budget_seconds
+    if experiment.kind is not RunKind.ROUNDS:
+        return loads_s + EXPERIMENT_S[experiment.kind] * len(cohort.cells)
+    return loads_s + experiment.rounds * sum(_turn_s(experiment, cell) for cell in cohort.cells)
+
+
+def _turn_s(experiment: Experiment, cell: Cell) -> float:
+    decode_s = experiment.decode_seconds or 0.03 * experiment.decode_tokens
+    prefill_s = 0.015 * cell.workload.prompt_tokens / experiment.prefill_every if experiment.prefill_every else 0.0
+    return 1.2 * decode_s + prefill_s
+
+
+def planned_minutes(drafted: Draft) -> float:
+    """Of the whole plan; a tiny suite takes what it says."""
+    if drafted.suite.tiny:
+        return float(drafted.suite.minutes)
+    return sum(expected_s(cohort) for cohort in drafted.plan.cohorts) / 60

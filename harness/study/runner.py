@@ -1,0 +1,209 @@
+"""The study from its first cohort to its last: gates, workers, telemetry, records; resume runs only the rest."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import msgspec
+
+from harness.clock import now_ns
+from harness.protocol import Task
+from harness.records import (
+    SCHEMA_VERSION,
+    Ending,
+    GateWait,
+    Quantity,
+    RunKind,
+    RunSpec,
+    Telemetry,
+    Termination,
+    TokenSource,
+)
+from harness.study import plan as planning
+from harness.study.cohort import CohortRun, Outcome, Session
+from harness.study.environments.base import Environment
+from harness.study.gates import Gate, all_open, wait_until_fit
+from harness.study.plan import Cohort, ModelKey, Plan
+from harness.study.progress import Progress
+from harness.study.provenance import StudyFacts, make_record
+from harness.study.sampler import SamplerHandle, SamplerLost
+from harness.study.store import DatasetInfo, PlannedRun, Store
+from harness.study.weights import Located
+
+POWER = (Quantity.POWER_MW, Quantity.ENERGY_MJ)
+
+
+class StopFlag:
+    """Set by the first Ctrl-C or SIGTERM; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to both signals while a study runs."""
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that a plan needs to become a dataset."""
+
+    plan: Plan
+    located: Mapping[ModelKey, Located]
+    prompts: Mapping[str, str]
+    environment: Environment
+    store: Store
+    facts: StudyFacts
+    gates: tuple[Gate, ...]  # a run does not begin while one is closed
+    wishes: tuple[Gate, ...]  # waited for a little; the run then begins, and its own counters judge it
+    gate_timeout_s: float
+    wish_timeout_s: float
+    idle_s: float
+    minutes: float
+
+
+class Runner:
+    """Runs what is not recorded yet, cohort by cohort."""
+
+    def __init__(self, study: Study, sampler: SamplerHandle | None, progress: Progress, stop: StopFlag) -> None:
+        self._study = study
+        self._sampler = sampler
+        self._progress = progress
+        self._stop = stop
+        self.failed = 0
+
+    def run(self) -> None:
+        """Run the plan; every record is on the disk when this returns.
+
+        Raises:
+            Interrupted: after Ctrl-C; finished runs are kept.
+        """
+        study = self._study
+        bound = [(cohort, self._specs(cohort)) for cohort in study.plan.cohorts]
+        study.store.describe(self._info([(cohort, specs) for cohort, specs in bound]))
+        open_cohorts = [(cohort, specs) for cohort, specs in bound if self._missing(specs)]
+        runs = sum(len(self._missing(specs)) for _, specs in open_cohorts)
+        self._progress.begin(len(open_cohorts), runs, study.minutes * len(open_cohorts) / max(1, len(bound)))
+        try:
+            for number, (cohort, specs) in enumerate(open_cohorts):
+                self._progress.cohort(cohort, number)
+                self._run_cohort(cohort, specs)
+        finally:
+            self._progress.end()
+            study.store.seal()
+
+    def _specs(self, cohort: Cohort) -> tuple[RunSpec, ...]:
+        refs = {key: located.ref for key, located in self._study.located.items()}
+        environment = self._study.environment
+        return planning.bind(self._study.plan, cohort, refs, environment.build_id, environment.kind)
+
+    def _missing(self, specs: Sequence[RunSpec]) -> list[int]:
+        return [place for place, spec in enumerate(specs) if spec.run_id not in self._study.store.finished]
+
+    def _info(self, bound: Sequence[tuple[Cohort, tuple[RunSpec, ...]]]) -> DatasetInfo:
+        planned = tuple(
+            PlannedRun(
+                run_id=spec.run_id,
+                group=spec.schedule.group,
+                experiment=spec.experiment,
+                kind=spec.kind.value,
+                model=spec.model.name,
+                label=cell.label,
+            )
+            for cohort, specs in bound
+            for cell, spec in zip(cohort.cells, specs, strict=True)
+        )
+        plan = self._study.plan
+        return DatasetInfo(
+            schema=SCHEMA_VERSION, suite=plan.suite, device=plan.device.value, seed=plan.seed, planned=planned
+        )
+
+    def _run_cohort(self, cohort: Cohort, specs: Sequence[RunSpec]) -> None:
+        missing = self._missing(specs)
+        tasks = {place: self._task(cohort, specs[place], place, partial=len(missing) < len(specs)) for place in missing}
+        waits = self._wait(self._study.gates, self._study.gate_timeout_s)
+        fit = all_open(waits)
+        if fit:
+            waits += self._wait(self._study.wishes, self._study.wish_timeout_s)
+        if not fit:
+            outcomes = [_refused(task.spec, waits) for task in tasks.values()]
+        else:
+            outcomes = CohortRun(cohort, tasks, self._session(cohort)).run()
+        for outcome in outcomes:
+            self._keep(outcome, waits)
+
+    def _wait(self, gates: tuple[Gate, ...], timeout_s: float) -> tuple[GateWait, ...]:
+        return wait_until_fit(
+            gates,
+            timeout_s=timeout_s,
+            on_wait=lambda gate, reason, _waited_ns: self._progress.waiting(f"{gate}: {reason}"),
+        )
+
+    def _session(self, cohort: Cohort) -> Session:
+        sensed = self._sampler is not None and any(
+            channel.quantity in POWER for channel in self._sampler.ready.channels
+        )
+        timed = cohort.experiment.kind in (RunKind.ROUNDS, RunKind.SOLO)
+        return Session(
+            environment=self._study.environment,
+            progress=self._progress,
+            stop_requested=lambda: self._stop.requested,
+            idle_s=self._study.idle_s if sensed and timed else 0.0,
+            on_telemetry=self._pause_sampler,
+        )
+
+    def _pause_sampler(self, wanted: bool) -> None:
+        """For cells that compare runs with and without telemetry."""
+        if self._sampler is not None:
+            try:
+                self._sampler.pause(not wanted)
+            except SamplerLost as lost:
+                self._lose_sampler(lost)
+
+    def _task(self, cohort: Cohort, spec: RunSpec, place: int, *, partial: bool) -> Task:
+        if partial:  # the others of this cohort are recorded already: these bursts must not be paired with theirs
+            schedule = msgspec.structs.replace(spec.schedule, cohort=f"{spec.schedule.cohort}-rest-{spec.run_id[:4]}")
+            spec = msgspec.structs.replace(spec, schedule=schedule)
+        cell = cohort.cells[place]
+        text = self._study.prompts[cell.prompt_id] if cell.workload.source is TokenSource.TEXT else ""
+        return Task(spec=spec, model_path=str(self._study.located[cell.key].path), prompt_text=text)
+
+    def _keep(self, outcome: Outcome, waits: tuple[GateWait, ...]) -> None:
+        telemetry = self._telemetry(outcome)
+        self._study.store.append(make_record(outcome, self._study.facts, telemetry, waits))
+        self.failed += outcome.termination.ending is not Ending.OK
+
+    def _telemetry(self, outcome: Outcome) -> Telemetry | None:
+        if self._sampler is None or not outcome.spec.settings.telemetry:
+            return None
+        try:
+            telemetry = self._sampler.collect(outcome.started_ns, outcome.ended_ns or now_ns())
+        except SamplerLost as lost:
+            self._lose_sampler(lost)
+            return None
+        return msgspec.structs.replace(telemetry, idle_windows=outcome.idle)
+
+    def _lose_sampler(self, lost: SamplerLost) -> None:
+        self._progress.note(f"telemetry is lost from here on: {lost}")
+        self._sampler = None
+
+
+def _refused(spec: RunSpec, waits: tuple[GateWait, ...]) -> Outcome:
+    reasons = "; ".join(f"{wait.gate}: {wait.reason}" for wait in waits if not wait.opened)
+    termination = Termination(ending=Ending.GATE, message=f"the machine did not become fit: {reasons}")
+    return Outcome(spec, termination, started_ns=now_ns(), ended_ns=now_ns())

@@ -1,0 +1,178 @@
+"""The commands: thin, typed tasks for Invoke. `invoke --list` shows them, `invoke --help TASK` explains one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from invoke.context import Context
+from invoke.tasks import task
+
+DEVICE = "auto, cpu, cuda, jetson or mac"
+SUITE = "smoke (1 min, tiny), quick (a quarter of an hour), paper, full, or another of configs/suites"
+WEIGHTS = "auto, released (download, verify) or proxy (generate)"
+OUT = "folder for the dataset and the report; default: out-SUITE"
+ENV = "native, or container (one container a run)"
+RESUME = "go on with an interrupted study: run only what is not recorded yet"
+STUDY_HELP = {"device": DEVICE, "suite": SUITE, "weights": WEIGHTS, "out": OUT, "env": ENV, "resume": RESUME}
+
+
+@task(help=STUDY_HELP)
+def reproduce(
+    c: Context,
+    device: str = "auto",
+    suite: str = "quick",
+    weights: str = "auto",
+    out: str = "",
+    env: str = "native",
+    resume: bool = False,
+) -> None:
+    """Get the weights, measure everything, write the report: the main job."""
+    from harness import cli, options
+
+    cli.run(
+        lambda: cli.reproduce(
+            options.study_options(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
+        )
+    )
+
+
+@task(help=STUDY_HELP)
+def bench(
+    c: Context,
+    device: str = "auto",
+    suite: str = "quick",
+    weights: str = "auto",
+    out: str = "",
+    env: str = "native",
+    resume: bool = False,
+) -> None:
+    """Measure speed and memory only; no profile, no report."""
+    from harness import cli, options
+    from harness.records import RunKind
+
+    cli.run(
+        lambda: cli.bench(
+            options.study_options(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume),
+            (RunKind.ROUNDS, RunKind.SOLO),
+        )
+    )
+
+
+@task(help=STUDY_HELP)
+def profile(
+    c: Context,
+    device: str = "auto",
+    suite: str = "quick",
+    weights: str = "auto",
+    out: str = "",
+    env: str = "native",
+    resume: bool = False,
+) -> None:
+    """Measure node times, routing and bandwidth only; no report."""
+    from harness import cli, options
+    from harness.records import RunKind
+
+    cli.run(
+        lambda: cli.bench(
+            options.study_options(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume),
+            (RunKind.PROFILE, RunKind.ROUTING, RunKind.BANDWIDTH),
+        )
+    )
+
+
+@task(help={"device": DEVICE, "suite": SUITE, "weights": WEIGHTS, "json": "as JSON"})
+def plan(c: Context, device: str = "auto", suite: str = "quick", weights: str = "auto", json: bool = False) -> None:
+    """Show the cells in their order, minutes and bytes; run nothing."""
+    from harness import cli, options
+
+    cli.run(
+        lambda: cli.plan(
+            options.study_options(device=device, suite=suite, weights=weights, out="", env="native", resume=False),
+            as_json=json,
+        )
+    )
+
+
+@task(iterable=["model"], help={"model": "name in configs/models.toml; may be given several times; default: all"})
+def fetch(c: Context, model: Iterable[str] = ()) -> None:
+    """Download released weights at their pinned revisions; resumes, verifies."""
+    from harness import cli
+
+    cli.run(lambda: cli.fetch(tuple(model)))
+
+
+@task(help={"json": "as JSON", "models-dir": "folder of the .gguf files; default: where fetch puts them"})
+def verify(c: Context, json: bool = False, models_dir: str = "") -> None:
+    """Hash every released file and compare; exit code 4 on a mismatch."""
+    from harness import cli
+
+    cli.run(lambda: cli.verify(as_json=json, models_dir=models_dir))
+
+
+@task(
+    help={
+        "model": "name in configs/models.toml",
+        "quant": "file type: Q4_K_M, Q4_0, Q8_0, F16, ...",
+        "experts": "experts a layer, for the sparsity family",
+        "used": "experts a token",
+        "clone": "any GGUF file whose shapes and types to copy, instead of --model",
+        "out": "file to write",
+    }
+)
+def proxy(
+    c: Context,
+    model: str = "",
+    quant: str = "Q4_K_M",
+    experts: int = 0,
+    used: int = 0,
+    clone: str = "",
+    out: str = "",
+) -> None:
+    """Write a GGUF with a model's shapes and types and random values."""
+    from harness import cli
+
+    cli.run(lambda: cli.proxy(model=model, quant=quant, experts=experts, used=used, clone=clone, out=out))
+
+
+@task(
+    iterable=["data"],
+    help={
+        "data": "dataset folder or JSONL file; may be given several times",
+        "out": "folder for the report",
+        "salvage": "write the whole records of damaged data to OUT/runs.jsonl instead",
+    },
+)
+def report(c: Context, data: Iterable[str] = (), out: str = "", salvage: bool = False) -> None:
+    """Write tables, figures and verdicts from records alone; no llama.cpp, no device."""
+    from harness import cli
+
+    cli.run(lambda: cli.report(tuple(data), out, salvage=salvage))
+
+
+@task(iterable=["data"], help={"data": "dataset folder or JSONL file; may be given several times", "json": "as JSON"})
+def claims(c: Context, data: Iterable[str] = (), json: bool = False) -> None:
+    """Judge every claim on records."""
+    from harness import cli
+
+    cli.run(lambda: cli.claims(tuple(data), as_json=json))
+
+
+@task(
+    help={
+        "integration": "also with real llama.cpp, Docker and Chromium",
+        "torture": "also the long fault-injection runs, whole",
+    }
+)
+def test(c: Context, integration: bool = False, torture: bool = False) -> None:
+    """Run the project's own tests."""
+    folders = "tests/unit" if not (integration or torture) else "tests"
+    marks = "" if torture else "-m 'not torture'"
+    c.run(f"{sys.executable} -m pytest {folders} {marks}", pty=sys.stdout.isatty())
+
+
+@task
+def lint(c: Context) -> None:
+    """Run ruff and strict mypy."""
+    for arguments in ("ruff check .", "ruff format --check .", "mypy"):
+        c.run(f"{sys.executable} -m {arguments}", pty=sys.stdout.isatty())
