@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import hostfiles
 from harness.measure.telemetry.base import Absent, PolledSampler, Sensor
-from harness.records import Quantity
+from harness.records import Quality, Quantity
 
 _STEP_MJ = 0.061  # 2^-14 J, the coarsest common energy unit of the counter (Intel SDM vol. 4, MSR_RAPL_POWER_UNIT)
 _SCOPES = {
@@ -41,9 +41,16 @@ def _sensor(domain: Path, root: Path) -> Sensor:
         source="rapl",
         scope=f"{scope} ({package})" if package else scope,
         resolution=_STEP_MJ,
+        quality=_quality(root),
         wrap_at=None if maximum_uj is None else maximum_uj / 1000,
         part_of=package if name in ("core", "uncore") else "",  # memory is counted outside the package
     )
+
+
+def _quality(root: Path) -> Quality:
+    """Intel measures since Haswell; AMD's counters follow a model of activity (Schöne et al. 2021)."""
+    amd = "AuthenticAMD" in (hostfiles.read_text(root / "proc/cpuinfo") or "")
+    return Quality.MODELLED if amd else Quality.MEASURED
 
 
 def _parent_name(domain: Path, root: Path) -> str:

@@ -1,0 +1,348 @@
+"""Energy against the analytic integral: inside the stated error, or refused with a reason."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.analysis.energy import CellEnergy, EnergyFigure, RunPower, Window, cell_energy
+from harness.records import BurstKind, Channel, Quality, Quantity, Telemetry
+
+PERIOD_NS = 100_000_000
+SECOND = 1_000_000_000
+Power = Callable[[float], float]  # milliwatts at a time in seconds
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Power in mW over seconds, as pieces of straight lines: its integral is exact."""
+
+    times_s: tuple[float, ...]
+    powers_mw: tuple[float, ...]
+
+    def at(self, second: float) -> float:
+        place = bisect_right(self.times_s, second)
+        if place in (0, len(self.times_s)):
+            return self.powers_mw[0] if place == 0 else self.powers_mw[-1]
+        (t0, t1), (p0, p1) = self.times_s[place - 1 : place + 1], self.powers_mw[place - 1 : place + 1]
+        return p0 + (p1 - p0) * (second - t0) / (t1 - t0)
+
+    def energy_mj(self, start_s: float, end_s: float) -> float:
+        cuts = sorted({start_s, end_s, *(t for t in self.times_s if start_s < t < end_s)})
+        total = 0.0
+        for t0, t1 in pairwise(cuts):
+            inset = (t1 - t0) * 1e-9  # a jump has two values at one time: look from inside the piece
+            total += (self.at(t0 + inset) + self.at(t1 - inset)) / 2 * (t1 - t0)
+        return total
+
+
+def power_channel(
+    wave: Wave, *, span_s: float, phase_s: float = 0.0, step_mw: float = 40.0, **changes: object
+) -> Channel:
+    """Readings of a sensor with steps of `step_mw`, every 100 ms."""
+    at_s = [phase_s + n * 0.1 for n in range(int((span_s - phase_s) / 0.1) + 1)]
+    values = [round(wave.at(second) / step_mw) * step_mw for second in at_s]
+    return make_channel([int(second * SECOND) for second in at_s], values, step_mw, **changes)
+
+
+def make_channel(at_ns: list[int], values: list[float], resolution: float, **changes: object) -> Channel:
+    fields: dict[str, object] = {
+        "name": "VDD_IN",
+        "quantity": Quantity.POWER_MW,
+        "source": "ina3221",
+        "scope": "module rail VDD_IN",
+        "quality": Quality.MEASURED,
+        "resolution": resolution,
+        "at_ns": tuple(at_ns),
+        "values": tuple(values),
+    }
+    return Channel(**(fields | changes))  # type: ignore[arg-type]  # fields by name, each of its type
+
+
+def counter_channel(wave: Wave, *, span_s: float, wrap_at: float | None, start_mj: float = 0.0) -> Channel:
+    at_s = [n * 0.1 for n in range(int(span_s / 0.1) + 1)]
+    totals = list(accumulate((wave.energy_mj(a, b) for a, b in pairwise(at_s)), initial=start_mj))
+    values = [math.floor(total) % wrap_at if wrap_at else math.floor(total) for total in totals]
+    return make_channel(
+        [int(second * SECOND) for second in at_s],
+        [float(value) for value in values],
+        1.0,
+        name="package-0",
+        quantity=Quantity.ENERGY_MJ,
+        source="rapl",
+        scope="CPU package-0",
+        wrap_at=wrap_at,
+    )
+
+
+def energy(channel: Channel, *windows: tuple[float, float], idle: tuple[tuple[float, float], ...] = ()) -> CellEnergy:
+    telemetry = Telemetry(
+        period_ns=PERIOD_NS,
+        missed_ticks=0,
+        start_ns=0,
+        end_ns=channel.at_ns[-1] if channel.at_ns else 0,
+        channels=(channel,),
+        idle_windows=tuple((int(a * SECOND), int(b * SECOND)) for a, b in idle),
+    )
+    work = tuple(
+        Window(kind=BurstKind.DECODE, start_ns=int(a * SECOND), end_ns=int(b * SECOND), tokens=10) for a, b in windows
+    )
+    return cell_energy([RunPower(run_id="r", telemetry=telemetry, windows=work)], [BurstKind.DECODE])
+
+
+def only(result: CellEnergy) -> EnergyFigure:
+    assert not result.refusals
+    (figure,) = result.figures
+    return figure
+
+
+def reason(result: CellEnergy) -> str:
+    assert not result.figures
+    assert result.unavailable
+    return result.refusals[0].reason
+
+
+def wobble(level_mw: float, span_s: float, swing_mw: float = 200.0) -> Wave:
+    """A level with a slow triangle on top: no real sensor stands still."""
+    count = int(span_s / 0.7) + 2
+    return Wave(
+        tuple(n * 0.7 for n in range(count)), tuple(level_mw + (swing_mw if n % 2 else 0.0) for n in range(count))
+    )
+
+
+def test_ramp_is_exact_up_to_the_steps_of_the_sensor() -> None:
+    wave = Wave((0.0, 10.0), (4000.0, 9000.0))
+    figure = only(energy(power_channel(wave, span_s=10.0, step_mw=1.0), (1.234, 8.765)))
+    truth = wave.energy_mj(1.234, 8.765)
+    assert figure.gross_mj == pytest.approx(truth, rel=2e-4)
+    assert abs(figure.gross_mj - truth) <= figure.error_mj
+    assert figure.gross_j_per_token.value == pytest.approx(truth / 1000 / 10, rel=2e-4)
+
+
+def test_edges_are_interpolated_not_rounded_to_readings() -> None:
+    wave = Wave((0.0, 10.0), (1000.0, 21000.0))
+    narrow = only(energy(power_channel(wave, span_s=10.0, step_mw=1.0), (2.05, 7.05)))
+    wide = only(energy(power_channel(wave, span_s=10.0, step_mw=1.0), (2.0, 7.1)))
+    assert wide.gross_mj - narrow.gross_mj == pytest.approx(
+        wave.energy_mj(2.0, 2.05) + wave.energy_mj(7.05, 7.1), rel=1e-3
+    )
+
+
+def test_prefill_and_decode_windows_are_told_apart() -> None:
+    wave = Wave((0.0, 5.0, 5.0, 10.0), (4000.0, 4500.0, 8000.0, 8800.0))
+    channel = power_channel(wave, span_s=10.0, step_mw=8.0)
+    telemetry = Telemetry(period_ns=PERIOD_NS, missed_ticks=0, start_ns=0, end_ns=10 * SECOND, channels=(channel,))
+    windows = (
+        Window(kind=BurstKind.PREFILL, start_ns=SECOND, end_ns=4 * SECOND, tokens=512),
+        Window(kind=BurstKind.DECODE, start_ns=6 * SECOND, end_ns=9 * SECOND, tokens=90),
+    )
+    result = cell_energy([RunPower(run_id="r", telemetry=telemetry, windows=windows)])
+    (prefill,), (decode,) = result.of_kind(BurstKind.PREFILL), result.of_kind(BurstKind.DECODE)
+    assert abs(prefill.gross_mj - wave.energy_mj(1, 4)) <= prefill.error_mj < 0.1 * prefill.gross_mj
+    assert abs(decode.gross_mj - wave.energy_mj(6, 9)) <= decode.error_mj < 0.1 * decode.gross_mj
+    assert (prefill.tokens, decode.tokens) == (512, 90)
+
+
+def test_net_energy_subtracts_idle_and_refuses_when_idle_drifts() -> None:
+    steady = Wave((0.0, 3.0, 3.0, 13.0, 13.0, 16.0), (3000.0, 3040.0, 7000.0, 7400.0, 3040.0, 3000.0))
+    figure = only(energy(power_channel(steady, span_s=16.0, step_mw=8.0), (4.0, 12.0), idle=((0.2, 2.8), (13.2, 15.8))))
+    assert figure.net_j_per_token is not None
+    truth = (steady.energy_mj(4, 12) - 3020.0 * 8) / 1000 / 10
+    net = figure.net_j_per_token
+    assert net.low is not None
+    assert net.high is not None
+    assert net.low <= truth <= net.high
+    assert net.value == pytest.approx(truth, rel=0.01)
+    drifted = Wave((0.0, 3.0, 3.0, 13.0, 13.0, 16.0), (3000.0, 3040.0, 7000.0, 7400.0, 3640.0, 3600.0))
+    other = only(energy(power_channel(drifted, span_s=16.0), (4.0, 12.0), idle=((0.2, 2.8), (13.2, 15.8))))
+    assert other.net_j_per_token is None
+    assert "drifted" in other.net_absent
+    assert other.gross_j_per_token.value > 0
+
+
+def test_short_window_is_said_and_too_short_is_refused() -> None:
+    wave = Wave((0.0, 10.0), (4000.0, 9000.0))
+    assert only(energy(power_channel(wave, span_s=10.0), (2.0, 3.0))).short_window
+    assert not only(energy(power_channel(wave, span_s=10.0), (2.0, 6.0))).short_window
+    assert reason(energy(power_channel(wave, span_s=10.0), (2.0, 2.2))).startswith("short_window")
+
+
+def test_readings_repeat_so_updates_count_not_polls() -> None:
+    wave = Wave((0.0, 10.0), (4000.0, 9000.0))
+    fresh = power_channel(wave, span_s=10.0, step_mw=1.0)
+    values = [
+        fresh.values[place - place % 10] for place in range(len(fresh.values))
+    ]  # the sensor updates once a second
+    figure = only(energy(make_channel(list(fresh.at_ns), values, 1.0), (1.0, 9.0)))
+    assert figure.updates == 9
+    assert figure.short_window
+    assert abs(figure.gross_mj - wave.energy_mj(1, 9)) <= figure.error_mj
+
+
+def test_gap_leaves_windows_out_and_refuses_when_most_are_gone() -> None:
+    wave = wobble(6000.0, 12.0)
+    whole = power_channel(wave, span_s=12.0)
+    kept = [place for place, at_ns in enumerate(whole.at_ns) if not 4 * SECOND < at_ns < 5 * SECOND]
+    holed = make_channel([whole.at_ns[p] for p in kept], [whole.values[p] for p in kept], 40.0)
+    figure = only(energy(holed, (1.0, 3.0), (3.9, 5.1), (6.0, 8.0)))
+    assert (figure.windows, figure.windows_left_out) == (2, 1)
+    assert abs(figure.gross_mj - wave.energy_mj(1, 3) - wave.energy_mj(6, 8)) <= figure.error_mj
+    assert "gap" in reason(energy(holed, (3.5, 5.5)))
+    assert "not covered" in reason(energy(whole, (11.0, 14.0)))
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ([0.0] * 50, "zero"),
+        ([5000.0] * 50, "constant"),
+        ([5000.0 + n if n != 20 else 0.0 for n in range(50)], "zero"),
+        ([5000.0 + n if n != 20 else math.nan for n in range(50)], "no number"),
+        ([5000.0 - 400.0 * n for n in range(50)], "negative"),
+        ([5.0 + n / 50 for n in range(50)], "mislabelled"),  # watts taken for milliwatts
+        ([5e9 + n for n in range(50)], "mislabelled"),  # microwatts taken for milliwatts
+        ([5000.0], "missing"),
+    ],
+)
+def test_truth_gate_refuses_power(values: list[float], word: str) -> None:
+    channel = make_channel([n * PERIOD_NS for n in range(len(values))], values, 1.0)
+    assert word in reason(energy(channel, (1.0, 4.0)))
+
+
+def test_truth_gate_refuses_a_clock_that_steps_back() -> None:
+    whole = power_channel(wobble(6000.0, 10.0), span_s=10.0)
+    at_ns = [at - (2 * SECOND if at > 5 * SECOND else 0) for at in whole.at_ns]
+    assert "clock" in reason(energy(make_channel(at_ns, list(whole.values), 40.0), (1.0, 4.0)))
+
+
+def test_clock_that_steps_ahead_is_a_gap() -> None:
+    whole = power_channel(wobble(6000.0, 10.0), span_s=10.0)
+    at_ns = [at + (2 * SECOND if at > 5 * SECOND else 0) for at in whole.at_ns]
+    assert "gap" in reason(energy(make_channel(at_ns, list(whole.values), 40.0), (4.0, 8.0)))
+
+
+def test_truth_gate_refuses_a_sensor_that_sticks_at_work() -> None:
+    whole = power_channel(Wave((0.0, 20.0), (4000.0, 12000.0)), span_s=20.0, step_mw=1.0)
+    values = [value if place < 80 else whole.values[80] for place, value in enumerate(whole.values)]
+    assert "stale" in reason(energy(make_channel(list(whole.at_ns), values, 1.0), (1.0, 19.0)))
+    late = [value if place < 60 else whole.values[60] for place, value in enumerate(whole.values)]
+    idle_only = energy(make_channel(list(whole.at_ns), late, 1.0), (1.0, 5.5))
+    assert only(idle_only).windows == 1  # nothing at work while it stood still
+
+
+def test_truth_gate_refuses_a_rail_that_exceeds_its_whole() -> None:
+    whole = power_channel(wobble(3000.0, 10.0), span_s=10.0)
+    part = power_channel(wobble(5000.0, 10.0), span_s=10.0, name="VDD_SOC", scope="rail VDD_SOC", part_of="VDD_IN")
+    telemetry = Telemetry(period_ns=PERIOD_NS, missed_ticks=0, start_ns=0, end_ns=10 * SECOND, channels=(whole, part))
+    window = Window(kind=BurstKind.DECODE, start_ns=SECOND, end_ns=9 * SECOND, tokens=10)
+    result = cell_energy([RunPower(run_id="r", telemetry=telemetry, windows=(window,))])
+    assert not result.figures
+    assert all("mislabelled" in refusal.reason for refusal in result.refusals)
+    mislabelled = power_channel(wobble(5000.0, 10.0), span_s=10.0, name="VDD_CPU_GPU_CV", scope="CPU")
+    assert "mislabelled" in reason(energy(mislabelled, (1.0, 9.0)))
+
+
+def test_counter_wraps_within_its_known_range_only() -> None:
+    wave = wobble(20000.0, 12.0)
+    figure = only(energy(counter_channel(wave, span_s=12.0, wrap_at=70000.0, start_mj=3000.0), (1.0, 11.0)))
+    assert abs(figure.gross_mj - wave.energy_mj(1, 11)) <= figure.error_mj < 0.05 * figure.gross_mj
+    wrapped = counter_channel(wave, span_s=12.0, wrap_at=70000.0)
+    assert "wrapped" in reason(energy(make_channel_like(wrapped, wrap_at=None), (1.0, 11.0)))
+    assert "set back" in reason(energy(make_channel_like(wrapped, wrap_at=262_143_000.0), (1.0, 11.0)))
+    assert "wrapped twice" in reason(energy(counter_channel(wave, span_s=12.0, wrap_at=3500.0), (1.0, 11.0)))
+
+
+def make_channel_like(channel: Channel, *, wrap_at: float | None) -> Channel:
+    return make_channel(
+        list(channel.at_ns),
+        list(channel.values),
+        channel.resolution,
+        name=channel.name,
+        quantity=channel.quantity,
+        source=channel.source,
+        scope=channel.scope,
+        wrap_at=wrap_at,
+    )
+
+
+@st.composite
+def waves(draw: st.DrawFn) -> Wave:
+    """Steps, ramps and single bursts shorter than the period, from 2 to 12 W."""
+    times, powers = [0.0], [draw(st.floats(2000, 12000))]
+    while times[-1] < 12.0:
+        length = draw(st.floats(0.3, 4.0))
+        jump = draw(st.booleans())
+        level = draw(st.floats(2000, 12000))
+        times += [times[-1], times[-1] + length] if jump else [times[-1] + length]
+        powers += [level, level] if jump else [level]
+    if draw(st.booleans()):
+        return with_burst(
+            Wave(tuple(times), tuple(powers)),
+            draw(st.floats(1.0, 9.0)),
+            draw(st.floats(0.001, 0.09)),
+            draw(st.floats(100, 2000)),
+        )
+    return Wave(tuple(times), tuple(powers))
+
+
+def with_burst(wave: Wave, start_s: float, width_s: float, height_mw: float) -> Wave:
+    """One rectangle on top, which readings every 100 ms may hit once or miss."""
+    end_s = start_s + width_s
+    nodes = sorted({*wave.times_s, start_s, end_s})
+    times: list[float] = []
+    powers: list[float] = []
+    for t0, t1 in pairwise(nodes):
+        inset = (t1 - t0) * 1e-9
+        lift = height_mw if start_s <= (t0 + t1) / 2 <= end_s else 0.0
+        times += [t0, t1]
+        powers += [wave.at(t0 + inset) + lift, wave.at(t1 - inset) + lift]
+    return Wave(tuple(times), tuple(powers))
+
+
+def holds(result: CellEnergy, truth_mj: float) -> None:
+    """The figure lies within its stated error, or there is a reason instead."""
+    if not result.figures:
+        assert result.refusals[0].reason
+        return
+    (figure,) = result.figures
+    assert abs(figure.gross_mj - truth_mj) <= figure.error_mj * (1 + 1e-9)
+    interval = figure.gross_j_per_token
+    assert interval.low is not None
+    assert interval.high is not None
+    assert interval.low <= truth_mj / 1000 / figure.tokens <= interval.high
+
+
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    waves(),
+    st.floats(0, 0.099),
+    st.floats(0.5, 4.0),
+    st.floats(0.2, 6.0),
+    st.sampled_from([1.0, 40.0, 100.0]),
+    st.sampled_from([1, 1, 2, 3]),
+)
+def test_random_power_lies_within_the_stated_error(
+    wave: Wave, phase_s: float, start_s: float, length_s: float, step_mw: float, polls_per_update: int
+) -> None:
+    fresh = power_channel(wave, span_s=12.0, phase_s=phase_s, step_mw=step_mw)
+    held = [fresh.values[place - place % polls_per_update] for place in range(len(fresh.values))]
+    channel = make_channel(list(fresh.at_ns), held, step_mw)
+    end_s = start_s + length_s
+    holds(energy(channel, (start_s, end_s)), wave.energy_mj(start_s, end_s))
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(waves(), st.floats(0.5, 4.0), st.floats(0.2, 6.0), st.sampled_from([None, 20000.0, 262_143.0]))
+def test_random_counters_lie_within_the_stated_error(
+    wave: Wave, start_s: float, length_s: float, wrap_at: float | None
+) -> None:
+    channel = counter_channel(wave, span_s=12.0, wrap_at=wrap_at)
+    end_s = start_s + length_s
+    holds(energy(channel, (start_s, end_s)), wave.energy_mj(start_s, end_s))
