@@ -154,11 +154,11 @@ def _at(value: float, interval: Interval | None) -> Interval:
 
 
 def _pairs(runs: CellRuns) -> pd.DataFrame:
-    """Per run and round: nanoseconds a token unprofiled, profiled, and of all nodes."""
+    """Per run and round: nanoseconds a token unprofiled, profiled, and of all nodes; NaN where a turn is missing."""
     profiled = runs.bursts.of(runs.numbers, BurstKind.PROFILE)
     profiled = profiled[profiled["counted_tokens"] > 0]
     tables = [_per_round(runs.decode_rows, "plain_ns"), _per_round(profiled, "profiled_ns"), _node_rounds(runs)]
-    return pd.concat(tables, axis=1, join="inner").sort_index()
+    return pd.concat(tables, axis=1).sort_index()
 
 
 def _per_round(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -182,16 +182,14 @@ def _node_rows(number: int, run: Run) -> pd.DataFrame:
 
 def _ratio(pairs: pd.DataFrame, column: str) -> Interval | None:
     """Geometric mean of a column over the unprofiled time, one series a run."""
-    if pairs.empty:
+    ratios = (pairs[column] / pairs["plain_ns"]).dropna()
+    if ratios.empty:
         return None
-    ratios = pairs[column] / pairs["plain_ns"]
     series: list[Floats] = [part.to_numpy(dtype=np.float64) for _, part in ratios.groupby(level="run")]
     return geometric_interval(series)
 
 
 def _unexplained_ns(pairs: pd.DataFrame, unprofiled_ns: float, node_ns: float) -> float:
     """Nanoseconds a token that may belong to any category: what does not add up, or what profiling added."""
-    added_ns = 0.0
-    if not pairs.empty:
-        added_ns = float((pairs["profiled_ns"] - pairs["plain_ns"]).mean())
-    return max(abs(unprofiled_ns - node_ns), added_ns)
+    added_ns = (pairs["profiled_ns"] - pairs["plain_ns"]).dropna()
+    return max(abs(unprofiled_ns - node_ns), float(added_ns.mean()) if added_ns.size else 0.0)

@@ -35,11 +35,11 @@ FILL = 0x0101010101010101  # pages that were never written all map to one page o
 class BandwidthWork:
     """Passes over memory; no weights are loaded. Each turn is a burst of passes, whatever its kind."""
 
-    def __init__(self, task: Task, root: Path = Path("/")) -> None:
+    def __init__(self, task: Task, root: Path = Path("/"), wanted_bytes: int = WORKING_SET_BYTES) -> None:
         self._spec = task.spec
         self._threads = task.spec.settings.threads
         self._cache_bytes = last_cache_bytes(root)
-        self._working_set_bytes = working_set_bytes(self._cache_bytes, available_bytes(root))
+        self._working_set_bytes = working_set_bytes(wanted_bytes, self._cache_bytes, available_bytes(root))
         self._words = np.empty(0, dtype=np.uint64)
         self._pool = ThreadPoolExecutor(self._threads)
         self._samples: list[BandwidthSample] = []
@@ -110,13 +110,13 @@ class BandwidthWork:
         return measured, ()
 
 
-def working_set_bytes(cache_bytes: int | None, free_bytes: int) -> int:
-    """A multiple of the last cache, within half of what is free.
+def working_set_bytes(wanted_bytes: int, cache_bytes: int | None, free_bytes: int) -> int:
+    """What is wanted, but at least a multiple of the last cache, within half of what is free.
 
     Raises:
         EnvironmentLacking: not even four times the cache fit.
     """
-    size = min(max(WORKING_SET_BYTES, CACHE_MULTIPLE * (cache_bytes or 0)), int(AVAILABLE_SHARE * free_bytes))
+    size = min(max(wanted_bytes, CACHE_MULTIPLE * (cache_bytes or 0)), int(AVAILABLE_SHARE * free_bytes))
     if size < LEAST_MULTIPLE * (cache_bytes or 0) or size < WORD_BYTES:
         raise EnvironmentLacking(
             f"a working set of {human_bytes(size)} does not exceed the last cache of {human_bytes(cache_bytes or 0)}",

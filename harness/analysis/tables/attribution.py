@@ -71,6 +71,6 @@ def _value(interval: Interval | None) -> Value:
 
 NOTE = (
     "Node times without the callbacks' own cost; profiled and unprofiled bursts of a round are a pair. Where node "
-    f"times differ from the unprofiled token by more than {ADDITIVITY_LIMIT:.0%}, or profiling slows a token by more than "
-    f"{PERTURBATION_LIMIT:.0%}, shares are bounds: any part may have taken all that does not add up."
+    f"times differ from the unprofiled token by more than {ADDITIVITY_LIMIT:.0%}, or profiling slows a token by more "
+    f"than {PERTURBATION_LIMIT:.0%}, shares are bounds: any part may have taken all that does not add up."
 )
