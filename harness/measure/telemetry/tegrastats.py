@@ -6,15 +6,14 @@ A line holds `NAME 4654mW/4654mW` (now / mean since tegrastats began: only the f
 
 from __future__ import annotations
 
+import queue
 import re
-import select
-import signal
 import subprocess
 import threading
 from pathlib import Path
 
-from harness.measure.telemetry.base import Absent, Sample, Sensor
-from harness.measure.telemetry.push import Inbox
+from harness.clock import now_ns
+from harness.measure.telemetry.base import Absent, Sample, Sensor, SensorLost
 from harness.measure.telemetry.rails import rail_sensors, widest_first
 from harness.records import Quantity
 from harness.units import NS_PER_MS
@@ -25,6 +24,7 @@ _RAM = re.compile(r"\bRAM (\d+)/\d+MB\b")
 _RAM_NAME = "tegrastats RAM"
 _PLACES = ("usr/bin/tegrastats", "home/nvidia/tegrastats")
 _STEP_MW = 40.0  # 8 mA at 5 V: the line does not give the rail's voltage
+_FIRST_LINES = 3
 _FIRST_LINE_S = 3.0
 _SHUTDOWN_S = 1.0
 
@@ -67,74 +67,104 @@ def _zone_sensor(name: str) -> Sensor:
     )
 
 
-class TegrastatsSampler:
-    """A running tegrastats whose lines a thread reads."""
+class _Reader:
+    """A running tegrastats whose lines a thread collects with the time of their arrival."""
 
-    name = "tegrastats"
-    every_ticks = 1
-
-    def __init__(self, process: subprocess.Popen[str], sensors: tuple[Sensor, ...]) -> None:
-        self.sensors = sensors
-        self._process = process
-        self._inbox = Inbox(sensors)
-        self._garbage = 0
+    def __init__(self, program: Path, period_ns: int) -> None:
+        interval_ms = max(1, period_ns // NS_PER_MS)
+        self.process = subprocess.Popen(
+            [str(program), "--interval", str(interval_ms)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        )
+        self.lines: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()  # None: the end
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101  # for the type checker: opened as a pipe
-        for line in self._process.stdout:
-            values = parse_line(line)
-            self._garbage += not values
-            self._inbox.put(values)
-        self._inbox.lose("tegrastats ended")
+        assert self.process.stdout is not None  # noqa: S101  # for the type checker: opened as a pipe
+        with self.process.stdout as stdout:
+            for line in stdout:
+                self.lines.put((now_ns(), line))
+        self.lines.put(None)
+
+    def close(self) -> None:
+        """End the program, by force if it does not listen; the pipe's end then ends the thread."""
+        self.process.terminate()
+        try:
+            self.process.wait(_SHUTDOWN_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._thread.join(_SHUTDOWN_S)
+
+
+class TegrastatsSampler:
+    """Lines of a running tegrastats as samples."""
+
+    name = "tegrastats"
+    every_ticks = 1
+
+    def __init__(self, reader: _Reader, sensors: tuple[Sensor, ...]) -> None:
+        self.sensors = sensors
+        self._reader = reader
+        self._places = {sensor.name: place for place, sensor in enumerate(sensors)}
+        self._garbage = 0
 
     def poll(self) -> list[Sample]:
-        """Lines since the last call."""
-        return self._inbox.take()
+        """Samples of the lines since the last call."""
+        samples: list[Sample] = []
+        while not self._reader.lines.empty():
+            entry = self._reader.lines.get()
+            if entry is None:
+                self._reader.lines.put(None)  # the end stays the end
+                if samples:
+                    return samples
+                raise SensorLost("tegrastats ended")
+            values = parse_line(entry[1])
+            self._garbage += not values
+            known = ((self._places[name], value) for name, value in values.items() if name in self._places)
+            samples += [Sample(place, entry[0], value) for place, value in known]
+        return samples
 
     def notes(self) -> dict[str, str]:
         """Lines without a single rail."""
         return {"tegrastats lines": f"{self._garbage} lines not understood"} if self._garbage else {}
 
     def close(self) -> None:
-        """End the program, by force if it does not listen."""
-        _end(self._process)
-        self._thread.join(_SHUTDOWN_S)
+        """End the program."""
+        self._reader.close()
 
 
 def find(root: Path, period_ns: int) -> TegrastatsSampler | Absent:
-    """Start tegrastats and learn from its first line which rails this board has."""
+    """Start tegrastats and learn from its first good line which rails this board has."""
     program = next((root / place for place in _PLACES if (root / place).is_file()), None)
     if program is None:
         return Absent(reason="no tegrastats program")
-    interval_ms = max(1, period_ns // NS_PER_MS)
-    process = subprocess.Popen(
-        [str(program), "--interval", str(interval_ms)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        errors="replace",
-    )
-    for _ in range(3):  # the first line may be torn
-        sensors = line_sensors(parse_line(_first_line(process)))
-        if sensors:
-            return TegrastatsSampler(process, sensors)
-    _end(process)
+    try:
+        reader = _Reader(program, period_ns)
+    except OSError as error:
+        return Absent(reason=f"tegrastats does not start: {error.strerror}")
+    sensors = _first_sensors(reader)
+    if sensors:
+        return TegrastatsSampler(reader, sensors)
+    reader.close()
     return Absent(reason="tegrastats printed no power rail")
 
 
-def _first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None  # noqa: S101  # for the type checker: opened as a pipe
-    ready, _, _ = select.select([process.stdout], [], [], _FIRST_LINE_S)
-    return process.stdout.readline() if ready else ""
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(_SHUTDOWN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _first_sensors(reader: _Reader) -> tuple[Sensor, ...]:
+    """Sensors of the first line that holds a rail; the very first may be torn."""
+    for _ in range(_FIRST_LINES):
+        try:
+            entry = reader.lines.get(timeout=_FIRST_LINE_S)
+        except queue.Empty:
+            return ()
+        if entry is None:
+            return ()
+        sensors = line_sensors(parse_line(entry[1]))
+        if sensors:
+            return sensors
+    return ()
