@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.analysis.cells import CellRuns, pool
+from harness.analysis.energy import CellEnergy
+from harness.analysis.energy_ratios import EnergyRatio, energies, energy_ratios
 from harness.analysis.load import Dataset, Loaded, load
 from harness.analysis.names import ModelNames, setup_label
 from harness.analysis.ratios import Ratio, ratios
@@ -66,6 +68,22 @@ class Evidence:
         for ratio in self.ratios:
             found.setdefault(ratio.candidate, []).append(ratio)
         return found
+
+    @cached_property
+    def energies(self) -> dict[CellRuns, CellEnergy]:
+        """Energy of the cells that were timed and had power readings."""
+        return energies(self.cells)
+
+    @cached_property
+    def energy_ratios(self) -> tuple[EnergyRatio, ...]:
+        """Ratios of joules per generated token."""
+        return energy_ratios(self.energies)
+
+    @property
+    def why_no_power(self) -> tuple[str, ...]:
+        """Reasons why timed runs have no power readings, each once."""
+        timed = (run for runs in self.timed for run in runs.runs)
+        return tuple(dict.fromkeys(run.why_no_power for run in timed if run.why_no_power))
 
     @cached_property
     def hosts(self) -> dict[str, Host]:

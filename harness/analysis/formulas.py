@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from harness.analysis.attribution import attribution
 from harness.analysis.cells import CellRuns, Speed
 from harness.analysis.claims import Claim, FormulaName
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
-from harness.analysis.profile_formulas import profile_additivity, routing_of_gap, routing_share
+from harness.analysis.profile_formulas import routing_of_gap, routing_share
 from harness.analysis.ratios import Ratio
 from harness.analysis.runs import Cell, Run, Setup
 from harness.analysis.sparsity import total_over_active
 from harness.analysis.stats import Interval
-from harness.records import BurstKind, RunKind, Weights
+from harness.records import BurstKind, Quality, RunKind, Weights
 
 Formula = Callable[[Evidence, Claim], Iterator[Observation]]
 
@@ -100,19 +101,34 @@ def _harness_overhead(evidence: Evidence, claim: Claim) -> Iterator[Observation]
         yield Observation(interval=interval, cells=(runs.cell,), run_ids=runs.run_ids, remark=remark)
 
 
-def _none(_evidence: Evidence, _claim: Claim) -> Iterator[Observation]:
-    """Joules per token come with `harness.analysis.energy`."""
-    yield from ()
+def _profile_additivity(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Net node times of a profiled token over the unprofiled token of the same round."""
+    for runs in evidence.of_kind(RunKind.PROFILE):
+        found = attribution(runs)
+        named = claim.candidate in ("", runs.cell.model.name)
+        if named and found is not None and found.additivity is not None:
+            remark = f"{found.additivity.n} rounds of {evidence.names.cell(runs.cell)}"
+            yield Observation(interval=found.additivity, cells=(runs.cell,), run_ids=found.run_ids, remark=remark)
+
+
+def _energy_ratio(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
+    """Joules per generated token of plain cells, as one measuring sensor saw both."""
+    for ratio in evidence.energy_ratios:
+        sides = (ratio.candidate, ratio.baseline)
+        named = tuple(cell.model.name for cell in sides) == (claim.candidate, claim.baseline)
+        if named and all(map(_plain, sides)) and ratio.channel.quality is Quality.MEASURED:
+            remark = f"by {ratio.channel}"
+            yield Observation(interval=ratio.interval, cells=sides, run_ids=ratio.run_ids, remark=remark)
 
 
 FORMULAS: dict[FormulaName, Formula] = {
     FormulaName.DECODE_RATIO: _decode_ratio,
-    FormulaName.ENERGY_RATIO: _none,
+    FormulaName.ENERGY_RATIO: _energy_ratio,
     FormulaName.MEMORY_OF_CEILING: _memory_of_ceiling,
     FormulaName.ROUTING_SHARE: routing_share,
     FormulaName.TOTAL_OVER_ACTIVE: total_over_active,
     FormulaName.ROUTING_OF_GAP: routing_of_gap,
-    FormulaName.PROFILE_ADDITIVITY: profile_additivity,
+    FormulaName.PROFILE_ADDITIVITY: _profile_additivity,
     FormulaName.PROXY_OVER_RELEASED: _proxy_over_released,
     FormulaName.VARIANT_RATIO: _variant_ratio,
     FormulaName.HARNESS_OVERHEAD: _harness_overhead,

@@ -128,7 +128,7 @@ def _told(claim: Claim, seen: Observation) -> str:
 
 def _figure(claim: Claim, value: float) -> str:
     """Shares of something in percent, other values with three digits."""
-    return f"{100 * value:.2g} %" if claim.unit.startswith("of ") else f"{value:.3g}"
+    return f"{100 * value:.3g} %" if claim.unit.startswith("of ") else f"{value:.3g}"
 
 
 def _band(claim: Claim) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from harness.analysis.bursts import BurstColumns, Bursts
+from harness.analysis.power import pack, why_no_power
 from harness.analysis.runs import Cell, Experts, Run, Setup, Shared, peak_memory, plain_workload
 from harness.analysis.thermal import peaks
 from harness.analysis.views import DatasetFile, MeasuredView, RecordView
@@ -203,6 +204,7 @@ class _Version(msgspec.Struct):
 def _run(view: RecordView, dataset: int, shared: Shared) -> Run:
     spec = view.spec
     measured = view.measured
+    bursts = measured.bursts if measured else []
     return Run(
         run_id=spec.run_id,
         kind=spec.kind,
@@ -217,7 +219,9 @@ def _run(view: RecordView, dataset: int, shared: Shared) -> Run:
         load_ns=measured.load_ns if measured else None,
         experts=shared.one(_experts(measured)),
         memory=peak_memory(measured.memory) if measured else None,
-        peaks=peaks(view.telemetry, measured.bursts if measured else ()),
+        peaks=peaks(view.telemetry, bursts),
+        power=pack(view.telemetry, bursts),
+        why_no_power=shared.one(why_no_power(view.telemetry)),
         profile=measured.profile if measured else None,
         routing=measured.routing if measured else None,
         bandwidth=measured.bandwidth if measured else (),

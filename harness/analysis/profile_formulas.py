@@ -1,4 +1,4 @@
-"""Formulas over node profiles: routing's share, its part of the gap to a dense model, and whether node times add up."""
+"""Formulas over node profiles: routing's share, and its part of the gap to a dense model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.analysis.cells import CellRuns
 from harness.analysis.claims import Claim
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
-from harness.analysis.stats import Floats, Interval, geometric_interval, interval_of_mean
+from harness.analysis.stats import Floats, Interval, interval_of_mean
 from harness.records import NodeCategory, NodeProfile, RunKind
 
 ROUTING = (NodeCategory.ROUTER,)
@@ -86,16 +86,6 @@ def _part_of_gap(candidate: Sequence[NodeProfile], baseline: Sequence[NodeProfil
         return None
     share = float(routing[:pairs].mean() / gap.mean())
     return Interval(value=share, low=share * mean.value / (mean.high or 1), high=share * mean.value / mean.low, n=pairs)
-
-
-def profile_additivity(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
-    """Sum of all node times over the unprofiled decode time beside them."""
-    for runs in _plain_profiles(evidence, claim.candidate):
-        if runs.decode is None:
-            continue
-        unprofiled_ns = 1e9 / runs.decode.tokens_per_s.value
-        series = [burst_means(p, net_ns(p, tuple(NodeCategory))) / unprofiled_ns for p in profiles(runs)]
-        yield _observation(geometric_interval(series), (runs,), "by bursts")
 
 
 def _observation(interval: Interval, runs: Sequence[CellRuns], remark: str) -> Observation:

@@ -79,7 +79,7 @@ def ratios(cells: Iterable[CellRuns]) -> tuple[Ratio, ...]:
         groups.setdefault(key, []).append(runs)
     found = []
     for members in groups.values():
-        for candidate, baseline in _comparisons(members):
+        for candidate, baseline in comparisons(members):
             for quantity in (BurstKind.DECODE, BurstKind.PREFILL):
                 ratio = paired_ratio(candidate, baseline, quantity)
                 if ratio is not None:
@@ -87,7 +87,7 @@ def ratios(cells: Iterable[CellRuns]) -> tuple[Ratio, ...]:
     return tuple(found)
 
 
-def _comparisons(members: Sequence[CellRuns]) -> Iterator[tuple[CellRuns, CellRuns]]:
+def comparisons(members: Sequence[CellRuns]) -> Iterator[tuple[CellRuns, CellRuns]]:
     """Every MoE model against every dense one with the same work, and variants of one model against its plainest."""
     for candidate in members:
         for baseline in members:

@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
+from harness.analysis.power import PackedPower
 from harness.analysis.thermal import Peak
 from harness.records import (
     BandwidthSample,
@@ -104,6 +105,8 @@ class Run:
     experts: Experts | None
     memory: PeakMemory | None
     peaks: tuple[Peak, ...]  # of temperature
+    power: PackedPower | None
+    why_no_power: str
     profile: NodeProfile | None
     routing: RoutingTrace | None
     bandwidth: tuple[BandwidthSample, ...]

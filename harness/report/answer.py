@@ -22,6 +22,7 @@ class Comparison(Struct, frozen=True):
     finding: Finding
     words: str  # "3.1 % slower than Llama-3.2-1B"
     pairs: int
+    energy: str  # "2.10 times its energy a token (1.95 to 2.27)", or empty
 
 
 class Answer(Struct, frozen=True):
@@ -55,7 +56,7 @@ def _answer(evidence: Evidence, setup: Setup, ratios: Sequence[Ratio]) -> Answer
         machine=where + (f", {setup.power_mode}" if setup.power_mode else ""),
         sentence=f"{name} generates {speed:.1f} tokens a second: {listed}.",
         comparisons=comparisons,
-        caveats=tuple(_caveats(setup, ratios)),
+        caveats=(*_caveats(setup, ratios), *_no_energy(evidence, setup, comparisons)),
     )
 
 
@@ -70,7 +71,22 @@ def _comparison(evidence: Evidence, ratio: Ratio) -> Comparison:
         finding=ratio.finding,
         words=_words(ratio, name),
         pairs=interval.n,
+        energy=_energy(evidence, ratio),
     )
+
+
+def _energy(evidence: Evidence, ratio: Ratio) -> str:
+    """Joules a token against the same baseline, by the first channel that saw both; solo runs where "
+    "rounds have none."""
+    for found in evidence.energy_ratios:
+        one, other = found.candidate, found.baseline
+        models = (one.model, other.model) == (ratio.candidate.model, ratio.baseline.model)
+        if models and (one.dataset, one.setup) == (ratio.candidate.dataset, ratio.candidate.setup):
+            interval = found.interval
+            bounds = "" if interval.low is None else f" ({interval.low:.2f} to {interval.high:.2f})"
+            sensor = f"{found.channel.quality.value}: {found.channel.scope}"
+            return f"{interval.value:.2f} times its energy a token{bounds}, {sensor}"
+    return ""
 
 
 def _words(ratio: Ratio, name: str) -> str:
@@ -92,6 +108,15 @@ def _words(ratio: Ratio, name: str) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
+
+
+def _no_energy(evidence: Evidence, setup: Setup, comparisons: Sequence[Comparison]) -> list[str]:
+    """Whether cheaper could be told as well as faster."""
+    if any(comparison.energy for comparison in comparisons):
+        return []
+    runs = (run for cell in evidence.timed if cell.cell.setup == setup for run in cell.runs)
+    reasons = dict.fromkeys(run.why_no_power for run in runs if run.why_no_power)
+    return [f"Energy was not measured here: {'; '.join(reasons) or 'no sensor gave a joule that can be believed'}."]
 
 
 def _caveats(setup: Setup, ratios: Sequence[Ratio]) -> list[str]:

@@ -20,6 +20,7 @@ from harness.records import (
     DeviceKind,
     EngineKind,
     NodeCategory,
+    Quality,
     Record,
     Settings,
     Taint,
@@ -109,6 +110,46 @@ def test_excluded_runs_are_told(tmp_path: Path) -> None:
 def test_the_right_machine_is_preferred_among_several(tmp_path: Path) -> None:
     records = [*pair(MAC.with_(weights=Weights.PROXY, experiment="other"), 1.3), *pair(MAC, 0.9), *pair(MEASURED, 1.3)]
     assert verdict(tmp_path, "C1", records).verdict is Verdict.REPRODUCED
+
+
+def drawing(lab: Lab, ratio: float) -> list[Record]:
+    """Solo runs in which a token of OLMoE costs `ratio` times the energy of one of Llama."""
+    work_mw = {OLMOE.name: 6_000 * ratio * LLAMA.token_ns / OLMOE.token_ns, LLAMA.name: 6_000.0}
+    records = factory.solos(lab, (OLMOE, LLAMA), blocks=3, repetitions=4)
+    return [factory.powered(record, work_mw[record.spec.model.name]) for record in records]
+
+
+@pytest.mark.parametrize(
+    ("lab", "ratio", "wanted"),
+    [
+        (JETSON, 2.1, Verdict.REPRODUCED),
+        (JETSON, 1.4, Verdict.DIRECTION_ONLY),
+        (JETSON, 0.7, Verdict.NOT_REPRODUCED),
+        (JETSON.with_(power_mode="MAXN_SUPER"), 2.1, Verdict.DIRECTION_ONLY),
+        (JETSON.with_(weights=Weights.PROXY), 2.1, Verdict.NOT_COMPARABLE),
+        (JETSON.with_(origin=RecordOrigin.EMULATED), 2.1, Verdict.NOT_COMPARABLE),
+        (MAC, 2.1, Verdict.NOT_COMPARABLE),
+        (JETSON.with_(taints=(TAINT,)), 2.1, Verdict.NOT_RUN),
+    ],
+)
+def test_c3_energy_per_token(tmp_path: Path, lab: Lab, ratio: float, wanted: Verdict) -> None:
+    found = verdict(tmp_path, "C3", drawing(lab.with_(decode_tokens=64), ratio))
+    assert found.verdict is wanted, found.reason
+
+
+def test_c3_needs_joules_of_one_measuring_sensor(tmp_path: Path) -> None:
+    assert verdict(tmp_path / "none", "C3", pair(JETSON, 0.69)).verdict is Verdict.NOT_RUN
+    for field, value in (("quality", Quality.ESTIMATED), ("values", None)):
+        records = drawing(JETSON.with_(decode_tokens=64), 2.1)
+        for place, record in enumerate(records):
+            assert record.telemetry is not None
+            (channel,) = record.telemetry.channels
+            changed = value if value is not None else (0.0,) * len(channel.values)
+            telemetry = msgspec.structs.replace(
+                record.telemetry, channels=(msgspec.structs.replace(channel, **{field: changed}),)
+            )
+            records[place] = msgspec.structs.replace(record, telemetry=telemetry)
+        assert verdict(tmp_path / field, "C3", records).verdict is Verdict.NOT_RUN
 
 
 def peaking(lab: Lab, peak_bytes: int) -> list[Record]:

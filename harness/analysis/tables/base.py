@@ -9,6 +9,7 @@ from typing import Protocol
 from harness.analysis.evidence import Evidence
 from harness.records import Struct
 
+NOT_MEASUREMENTS = ("excluded", "compare")  # tables that may be empty for good reasons
 Value = str | int | float | None
 
 
@@ -54,6 +55,11 @@ class Table(Struct, frozen=True):
     rows: tuple[Row, ...]
     note: str = ""
     absent: str = ""
+
+    @property
+    def why_empty(self) -> str:
+        """The line that stands in the place of rows."""
+        return self.absent if self.id in NOT_MEASUREMENTS else f"not measured: {self.absent}"
 
 
 class TableModule(Protocol):

@@ -1,0 +1,68 @@
+"""Energy: joules per token, each channel by itself, gross and less the idle power."""
+
+from __future__ import annotations
+
+from harness.analysis.cells import CellRuns
+from harness.analysis.energy import COLUMNS as ENERGY_COLUMNS
+from harness.analysis.energy import CellEnergy, table_row
+from harness.analysis.evidence import Evidence
+from harness.analysis.runs import watermarks
+from harness.analysis.tables.base import Column, Row, Style, Table, make
+
+SHOWN = {
+    "kind": Column(key="kind", title="Window"),
+    "scope": Column(key="scope", title="What the sensor covers"),
+    "channel": Column(key="channel", title="Channel", details=True),
+    "source": Column(key="source", title="Read by", details=True),
+    "quality": Column(key="quality", title="Quality"),
+    "gross_j_per_token": Column(key="gross_j_per_token", title="Gross", style=Style.SIGNIFICANT3, unit="J/token"),
+    "gross_low_j_per_token": Column(key="gross_low_j_per_token", title="95 % from", style=Style.SIGNIFICANT3),
+    "gross_high_j_per_token": Column(key="gross_high_j_per_token", title="to", style=Style.SIGNIFICANT3),
+    "net_j_per_token": Column(key="net_j_per_token", title="Net", style=Style.SIGNIFICANT3, unit="J/token"),
+    "net_low_j_per_token": Column(key="net_low_j_per_token", title="95 % from", style=Style.SIGNIFICANT3, details=True),
+    "net_high_j_per_token": Column(key="net_high_j_per_token", title="to", style=Style.SIGNIFICANT3, details=True),
+    "error_percent": Column(
+        key="error_percent", title="Instrument", style=Style.SIGNIFICANT3, unit="± %", details=True
+    ),
+    "idle_mw": Column(key="idle_mw", title="Idle", style=Style.COUNT, unit="mW"),
+    "windows": Column(key="windows", title="Windows", style=Style.COUNT),
+    "windows_left_out": Column(key="windows_left_out", title="Left out", style=Style.COUNT, details=True),
+    "updates": Column(key="updates", title="Sensor updates", style=Style.COUNT, details=True),
+    "remark": Column(key="remark", title="Remark"),
+}
+COLUMNS = (
+    Column(key="setup", title="Machine"),
+    Column(key="experiment", title="Experiment", details=True),
+    Column(key="model", title="Model"),
+    *(SHOWN[key] for key in ENERGY_COLUMNS),
+)
+
+
+def table(evidence: Evidence) -> Table:
+    """One row a cell, channel and kind of window; a cell whose channels were refused has a row with the reason."""
+    rows = [row for runs, energy in evidence.energies.items() for row in _rows(evidence, runs, energy)]
+    absent = "; ".join(evidence.why_no_power) or "no timed run kept power readings"
+    return make("energy", "Energy", COLUMNS, rows, note=NOTE, absent=absent)
+
+
+def _rows(evidence: Evidence, runs: CellRuns, energy: CellEnergy) -> list[Row]:
+    head = (evidence.setup_name(runs.cell) or None, runs.cell.experiment, evidence.names.cell(runs.cell))
+    marks = watermarks(runs.cell)
+    rows = []
+    for figure in energy.figures:
+        values = table_row(figure)
+        rows.append(
+            Row(values=(*head, *(None if values[key] == "" else values[key] for key in ENERGY_COLUMNS)), marks=marks)
+        )
+    refused = {f"{refusal.channel.scope}: {refusal.reason}" for refusal in energy.refusals}
+    if not rows and refused:
+        words = {"remark": "; ".join(sorted(refused))}
+        rows.append(Row(values=(*head, *(words.get(key) for key in ENERGY_COLUMNS)), marks=marks))
+    return rows
+
+
+NOTE = (
+    "Channels overlap and are never added; joules of different sensors are never divided by each other. "
+    "Net is gross less the "
+    "idle power before and after. Intervals hold the spread over windows and the instrument's stated error."
+)
