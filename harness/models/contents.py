@@ -28,6 +28,7 @@ TAP_STD = 0.5
 EMBEDDING_SIZE = 4.0
 DOWN_STD = 0.4
 ATTENTION_NORM = 0.25
+MATRIX_OCTAVES, TOKEN_OCTAVES = 0.36, 0.6  # rows of tokens differ in size more than those of other matrices
 MOST_USED = 0.45  # a scaled row of zero mean is above any positive threshold less than half of the time
 
 
@@ -36,6 +37,7 @@ class Role(Struct, frozen=True):
 
     mean: float
     std: float
+    octaves: float = MATRIX_OCTAVES  # how much the scales of quantized blocks vary
 
 
 class Placed(Struct, frozen=True):
@@ -81,7 +83,10 @@ FIXED_ROLES = (
 def role(name: str, filling: Filling) -> Role:
     """The distribution that fits a tensor's place in the network."""
     if name == "token_embd.weight":
-        return Role(mean=0.0, std=WEIGHT_STD if filling.tied else EMBEDDING_SIZE / filling.embedding_scale)
+        std = WEIGHT_STD if filling.tied else EMBEDDING_SIZE / filling.embedding_scale
+        return Role(mean=0.0, std=std, octaves=TOKEN_OCTAVES)
+    if name == "output.weight":
+        return Role(mean=0.0, std=WEIGHT_STD, octaves=TOKEN_OCTAVES)
     if ".ffn_down" in name and name.endswith(".weight"):
         return Role(mean=0.0, std=DOWN_STD * (filling.embedding_scale if filling.tied else 1.0))
     return next((found for mark, found in FIXED_ROLES if mark in name), Role(mean=0.0, std=WEIGHT_STD))
@@ -92,7 +97,7 @@ class Filler:
 
     def __init__(self, filling: Filling) -> None:
         self._filling = filling
-        self._pools: dict[tuple[str, float], Bytes] = {}
+        self._pools: dict[tuple[str, float, float], Bytes] = {}
 
     def pieces(self, tensor: Placed) -> Iterator[memoryview]:
         """The tensor's bytes in pieces of about a megabyte; views of immutable memory.
@@ -108,8 +113,8 @@ class Filler:
         yield from self._tiled(tensor)
 
     def _tiled(self, tensor: Placed) -> Iterator[memoryview]:
-        std = role(tensor.name, self._filling).std
-        key = (tensor.type_name, std)
+        wanted = role(tensor.name, self._filling)
+        key = (tensor.type_name, wanted.std, wanted.octaves)
         if key not in self._pools:
             self._pools[key] = pool(*key, self._filling.seed)
         blocks = self._pools[key]
