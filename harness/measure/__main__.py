@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+from harness.measure.orphans import die_with_parent
 from harness.measure.worker import Worker
 
 
@@ -20,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.measure", description=__doc__)
     parser.add_argument("--events-fd", type=int, default=None, help="descriptor for events; default: what stdout was")
     events_fd = parser.parse_args().events_fd
+    die_with_parent()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a worker that hangs
     if events_fd is None:

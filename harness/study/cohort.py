@@ -46,6 +46,11 @@ class Session:
     limits: Limits = field(default_factory=Limits)
 
 
+def stopped() -> Interrupted:
+    """What the first Ctrl-C or SIGTERM ends a study with."""
+    return Interrupted("stopped on request", cure="finished runs are kept; go on with --resume")
+
+
 class CohortRun:
     """One cohort from its first process to its last."""
 
@@ -85,7 +90,7 @@ class CohortRun:
 
     def _check_stop(self) -> None:
         if self._session.stop_requested():
-            raise Interrupted("stopped on request", cure="finished runs are kept; go on with --resume")
+            raise stopped()
 
     def _start_all(self) -> None:
         for place in plan.round_order(self._cohort, -1):

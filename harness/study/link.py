@@ -8,7 +8,7 @@ import msgspec
 
 from harness import protocol
 from harness.protocol import Command, Done, Event, Failed, Finished, Ready, Task
-from harness.records import Ending, Measured, RunSpec, Termination
+from harness.records import Burst, Ending, Measured, RunSpec, Termination
 from harness.study.environments.base import Environment, Exit, WorkerProcess
 
 
@@ -36,7 +36,11 @@ class Link:
     def __init__(self, environment: Environment, task: Task, limits: Limits) -> None:
         self.spec: RunSpec = task.spec
         self._limits = limits
-        self._process: WorkerProcess = environment.start(task)
+        try:
+            self._process: WorkerProcess = environment.start(task)
+        except OSError as error:  # no memory, no process ids, no descriptors left
+            message = f"the worker could not be started: {error}"
+            raise LinkBroken(Termination(ending=Ending.ERROR, message=message)) from error
 
     def ready(self) -> Ready:
         """Wait until it is loaded and warm.
@@ -99,6 +103,8 @@ class Link:
         except msgspec.DecodeError as error:
             raise self._broken(Ending.PROTOCOL, f"not an event ({error}): {line[:200]!r}") from None
         if isinstance(event, Failed):
+            if event.run_id != self.spec.run_id:
+                raise self._broken(Ending.PROTOCOL, f"the report is of another run, {event.run_id}")
             exit_ = self._process.wait()
             raise LinkBroken(_termination(event.ending, exit_, event.message))
         return event
@@ -140,13 +146,22 @@ def _termination(ending: Ending, exit_: Exit, message: str) -> Termination:
 
 def implausible(measured: Measured) -> str:
     """Why a report can't be true; empty when nothing speaks against it."""
-    for burst in measured.bursts:
-        if burst.end_ns < burst.start_ns or burst.tokens < 0:
-            return f"round {burst.round} ends before it starts"
-        if any(duration <= 0 for duration in burst.token_ns) or burst.engine_ns < 0 or burst.sampling_ns < 0:
-            return f"round {burst.round} holds a time that is not positive"
-        if burst.token_ns and burst.tokens != len(burst.token_ns):
-            return f"round {burst.round} counts {burst.tokens} tokens and times {len(burst.token_ns)}"
-        if burst.engine_ns + burst.sampling_ns > burst.end_ns - burst.start_ns:
-            return f"round {burst.round} computes longer than it lasts"
+    if measured.load_ns < 0:
+        return "it loaded in a negative time"
+    if measured.warmup is not None and any(duration <= 0 for duration in measured.warmup.token_ns):
+        return "the warm-up holds a time that is not positive"
+    if any(sample.duration_ns <= 0 or sample.read_bytes <= 0 for sample in measured.bandwidth):
+        return "a pass over memory took no time or read nothing"
+    return next((f"round {burst.round} {fault}" for burst in measured.bursts if (fault := _burst_fault(burst))), "")
+
+
+def _burst_fault(burst: Burst) -> str:
+    if burst.end_ns < burst.start_ns or burst.tokens < 0:
+        return "ends before it starts"
+    if any(duration <= 0 for duration in burst.token_ns) or burst.engine_ns < 0 or burst.sampling_ns < 0:
+        return "holds a time that is not positive"
+    if burst.token_ns and burst.tokens != len(burst.token_ns):
+        return f"counts {burst.tokens} tokens and times {len(burst.token_ns)}"
+    if burst.engine_ns + burst.sampling_ns > burst.end_ns - burst.start_ns:
+        return "computes longer than it lasts"
     return ""

@@ -24,7 +24,7 @@ from harness.records import (
     TokenSource,
 )
 from harness.study import plan as planning
-from harness.study.cohort import CohortRun, Outcome, Session
+from harness.study.cohort import CohortRun, Outcome, Session, stopped
 from harness.study.environments.base import Environment
 from harness.study.gates import Gate, all_open, wait_until_fit
 from harness.study.plan import Cohort, ModelKey, Plan
@@ -85,7 +85,12 @@ class Runner:
         self._sampler = sampler
         self._progress = progress
         self._stop = stop
-        self.failed = 0
+        self._why_no_telemetry = "" if sampler is not None else "the sampler process did not start"
+
+    @property
+    def failed(self) -> int:
+        """Recorded runs of the dataset that did not end well, those of earlier sessions included."""
+        return len(self._study.store.failed)
 
     def run(self) -> None:
         """Run the plan; every record is on the disk when this returns.
@@ -151,8 +156,13 @@ class Runner:
         return wait_until_fit(
             gates,
             timeout_s=timeout_s,
-            on_wait=lambda gate, reason, _waited_ns: self._progress.waiting(f"{gate}: {reason}"),
+            on_wait=self._on_wait,
         )
+
+    def _on_wait(self, gate: str, reason: str, _waited_ns: int) -> None:
+        self._progress.waiting(f"{gate}: {reason}")
+        if self._stop.requested:
+            raise stopped()
 
     def _session(self, cohort: Cohort) -> Session:
         sensed = self._sampler is not None and any(
@@ -186,20 +196,24 @@ class Runner:
     def _keep(self, outcome: Outcome, waits: tuple[GateWait, ...]) -> None:
         telemetry = self._telemetry(outcome)
         self._study.store.append(make_record(outcome, self._study.facts, telemetry, waits))
-        self.failed += outcome.termination.ending is not Ending.OK
 
     def _telemetry(self, outcome: Outcome) -> Telemetry | None:
-        if self._sampler is None or not outcome.spec.settings.telemetry:
+        """What the sampler saw; without one the reason, and null where the cell wants none."""
+        if not outcome.spec.settings.telemetry:
             return None
-        try:
-            telemetry = self._sampler.collect(outcome.started_ns, outcome.ended_ns or now_ns())
-        except SamplerLost as lost:
-            self._lose_sampler(lost)
-            return None
-        return msgspec.structs.replace(telemetry, idle_windows=outcome.idle)
+        start_ns, end_ns = outcome.started_ns, outcome.ended_ns or now_ns()
+        if self._sampler is not None:
+            try:
+                telemetry = self._sampler.collect(start_ns, end_ns)
+                return msgspec.structs.replace(telemetry, idle_windows=outcome.idle)
+            except SamplerLost as lost:
+                self._lose_sampler(lost)
+        absent = {"energy": self._why_no_telemetry}
+        return Telemetry(period_ns=0, missed_ticks=0, start_ns=start_ns, end_ns=end_ns, channels=(), absent=absent)
 
     def _lose_sampler(self, lost: SamplerLost) -> None:
         self._progress.note(f"telemetry is lost from here on: {lost}")
+        self._why_no_telemetry = lost.what
         self._sampler = None
 
 

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +19,7 @@ import msgspec
 
 from harness import records
 from harness.errors import EnvironmentLacking, IntegrityError, UsageError
-from harness.records import Record, Struct
+from harness.records import Ending, Record, Struct
 
 RUNS = "runs.jsonl"
 DATASET = "dataset.json"
@@ -50,19 +50,35 @@ class DatasetInfo(Struct, frozen=True):
     not_run: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class Store:
-    """One dataset, held by one runner."""
+Opener = Callable[[Path], BinaryIO]
 
-    def __init__(self, folder: Path, lock: BinaryIO, finished: frozenset[str], notices: tuple[str, ...]) -> None:
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Unbuffered: what `write` has taken is in the kernel's hands."""
+    return path.open("ab", buffering=0)
+
+
+class Store:
+    """One dataset, held by one runner; `open` makes it."""
+
+    def __init__(self, folder: Path, lock: BinaryIO, file: BinaryIO, notices: tuple[str, ...]) -> None:
         self.folder = folder
-        self._lock = lock
-        self._finished = set(finished)
         self.notices = notices
-        self._file = (folder / RUNS).open("ab", buffering=0)
+        self._lock = lock
+        self._file = file
+        self._finished: set[str] = set()
+        self._failed: set[str] = set()
 
     @classmethod
-    def open(cls, folder: Path, *, resume: bool) -> Store:
+    def open(cls, folder: Path, *, resume: bool, opener: Opener = open_to_append) -> Store:
         """Create or reopen a dataset and hold its lock until `close`.
+
+        SHA256SUMS of an earlier session is taken away: it stands for a dataset that nobody is writing.
+
+        Args:
+            folder: of the dataset.
+            resume: go on with what is there.
+            opener: opens runs.jsonl for appending.
 
         Raises:
             UsageError: the folder holds something already and `resume` is false, or it can't be written.
@@ -70,19 +86,40 @@ class Store:
             IntegrityError: a line before the last is damaged.
         """
         path = folder / RUNS
-        if not resume and folder.exists() and any(folder.iterdir()):
+        if not resume and _holds_something(folder):
             raise UsageError(
                 "the folder is not empty", where=str(folder), cure="add --resume to go on, or choose another --out"
             )
         lock = _lock(folder)
-        notices = _set_torn_tail_aside(path)
-        finished = frozenset(record.spec.run_id for record in read(path)) if path.exists() else frozenset()
-        return cls(folder, lock, finished, notices)
+        try:
+            notices = _set_torn_tail_aside(path)
+            store = cls(folder, lock, opener(path), notices)
+            for record in read(path):
+                store._remember(record)
+            (folder / SUMS).unlink(missing_ok=True)
+            sync_folder(folder)
+        except OSError as error:
+            lock.close()
+            raise _no_space(error, folder) from error
+        except IntegrityError:
+            lock.close()
+            raise
+        return store
+
+    def _remember(self, record: Record) -> None:
+        self._finished.add(record.spec.run_id)
+        if record.termination.ending is not Ending.OK:
+            self._failed.add(record.spec.run_id)
 
     @property
     def finished(self) -> frozenset[str]:
         """Ids of all recorded runs."""
         return frozenset(self._finished)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Ids of the recorded runs that did not end well, in this session or an earlier one."""
+        return frozenset(self._failed)
 
     def append(self, record: Record) -> None:
         """Write one record; when this returns it survives a power cut.
@@ -100,7 +137,7 @@ class Store:
         except OSError as error:
             os.ftruncate(self._file.fileno(), length)
             raise _no_space(error, self.folder) from error
-        self._finished.add(record.spec.run_id)
+        self._remember(record)
 
     def describe(self, info: DatasetInfo) -> None:
         """Write dataset.json, whole or not at all."""
@@ -120,6 +157,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.folder / name)
+            sync_folder(self.folder)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise _no_space(error, self.folder) from error
@@ -160,10 +198,28 @@ def salvage(path: Path, target: Path) -> tuple[int, int]:
     return kept, dropped
 
 
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder survive a power cut, as fsync does for bytes of a file."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, streamed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _holds_something(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _no_space(error, folder) from error
 
 
 def _lock(folder: Path) -> BinaryIO:

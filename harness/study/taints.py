@@ -29,11 +29,18 @@ def _taints(bursts: list[Burst]) -> Iterator[Taint]:
         yield Taint(kind=TaintKind.MAJOR_FAULTS, detail=detail)
     window_ns = sum(burst.end_ns - burst.start_ns for burst in bursts)
     yield from _neighbours(bursts, window_ns)
-    for burst in decode:
-        stalled = _stalled_ns(burst)
-        if stalled:
-            detail = f"round {burst.round}: a token took {ns_to_s(stalled):.1f} s, in which the process did not compute"
-            yield Taint(kind=TaintKind.SUSPENDED, detail=detail)
+    yield from _suspensions(decode, [burst for burst in bursts if burst.kind is BurstKind.PREFILL])
+
+
+def _suspensions(decode: list[Burst], prefill: list[Burst]) -> Iterator[Taint]:
+    """The first burst in which the process stood still: one is enough to leave the run out."""
+    usual_ns = min((burst.engine_ns for burst in prefill), default=0)
+    stalls = [("a token", burst, _stalled_ns(burst)) for burst in decode]
+    stalls += [("the prompt", burst, _stalled_prefill_ns(burst, usual_ns)) for burst in prefill]
+    for what, burst, stalled_ns in stalls:
+        if stalled_ns:
+            took = f"{what} took {ns_to_s(stalled_ns):.1f} s, in which the process did not compute"
+            yield Taint(kind=TaintKind.SUSPENDED, detail=f"round {burst.round}: {took}")
             return
 
 
@@ -58,7 +65,17 @@ def _stalled_ns(burst: Burst) -> int:
     """The longest token when it can only have been a suspension; 0 otherwise."""
     if not burst.token_ns:
         return 0
-    longest = max(burst.token_ns)
+    between_ns = burst.end_ns - burst.start_ns - burst.engine_ns  # arg-max and bookkeeping
+    longest_ns = max(*burst.token_ns, between_ns)
+    return longest_ns if _stood_still(burst, longest_ns, statistics.median(burst.token_ns)) else 0
+
+
+def _stalled_prefill_ns(burst: Burst, usual_ns: int) -> int:
+    """How long a prefill took when it can only have been a suspension; 0 otherwise, and where it is the only one."""
+    return burst.engine_ns if _stood_still(burst, burst.engine_ns, usual_ns) else 0
+
+
+def _stood_still(burst: Burst, longest_ns: int, usual_ns: float) -> bool:
     idle_ns = (burst.end_ns - burst.start_ns) - burst.cpu_ns
-    suspended = longest > STALLED_FACTOR * statistics.median(burst.token_ns) and idle_ns > longest // 2
-    return longest if longest > STALLED_NS and suspended and burst.major_faults == 0 else 0
+    out_of_line = longest_ns > STALLED_NS and longest_ns > STALLED_FACTOR * usual_ns
+    return out_of_line and idle_ns > longest_ns // 2 and burst.major_faults == 0

@@ -7,25 +7,23 @@ what was stdout). It ends with its stdin, and with the process that started it.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 
 from harness import telemetry_protocol as protocol
+from harness.measure.orphans import die_with_parent
 from harness.measure.telemetry.detect import detect
 from harness.measure.telemetry.serve import Lines, Server, write_all
 from harness.measure.telemetry.session import Session
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Serve one study."""
     events_fd = _events_fd()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which tells us to stop
-    _die_with_parent()
+    die_with_parent()
     commands = Lines(sys.stdin.fileno())
     lines: list[bytes] | None = []
     while lines == []:
@@ -52,12 +50,6 @@ def _events_fd() -> int:
     os.dup2(2, 1)
     os.set_inheritable(events_fd, False)
     return events_fd
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the thread that started us ends; elsewhere the end of stdin must do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":
