@@ -58,6 +58,7 @@ class Server:
             self._answer()
         if not self._paused:
             self._session.tick()
+        self._answer(now=True)
         self._write(self._session.telemetry())
 
     def _wait(self) -> list[bytes] | None:
@@ -90,11 +91,11 @@ class Server:
             self._next_ns = now_ns()
         return command.stop
 
-    def _answer(self) -> None:
-        """Answer collections whose end is covered by samples, or that have waited long enough."""
+    def _answer(self, *, now: bool = False) -> None:
+        """Answer collections whose end is covered by samples, or that have waited long enough; at the end all."""
         while self._wanted:
             start_ns, end_ns = self._wanted[0]
-            if not (self._paused or self._session.covers(end_ns) or now_ns() > end_ns + _COVER_NS):
+            if not (now or self._paused or self._session.covers(end_ns) or now_ns() > end_ns + _COVER_NS):
                 return
             self._wanted.popleft()
             self._write(self._session.telemetry(start_ns, end_ns))

@@ -37,7 +37,13 @@ class _Track:
     def channel(self, start_ns: int, end_ns: int) -> Channel:
         """Samples of a span and the nearest one on either side, so that its edges can be interpolated."""
         first = max(0, bisect_left(self._at_ns, start_ns) - 1)
-        stop = bisect_right(self._at_ns, end_ns) + 1
+        return self._channel(slice(first, bisect_right(self._at_ns, end_ns) + 1))
+
+    def bare(self) -> Channel:
+        """The channel without its samples."""
+        return self._channel(slice(0))
+
+    def _channel(self, span: slice) -> Channel:
         sensor = self.sensor
         return Channel(
             name=sensor.name,
@@ -46,8 +52,8 @@ class _Track:
             scope=sensor.scope,
             quality=sensor.quality,
             resolution=sensor.resolution,
-            at_ns=tuple(self._at_ns[first:stop]),
-            values=tuple(self._values[first:stop]),
+            at_ns=tuple(self._at_ns[span]),
+            values=tuple(self._values[span]),
             wrap_at=sensor.wrap_at,
             part_of=sensor.part_of,
         )
@@ -102,8 +108,8 @@ class Session:
         self._missed_ns += [self._clock()] * count
 
     def covers(self, end_ns: int) -> bool:
-        """Whether every live channel of the fast rhythm has a sample at or after a moment."""
-        fast = [track for sampler, tracks in self._live if sampler.every_ticks == 1 for track in tracks]
+        """Whether every live channel of the fast rhythm has a sample at or after a moment; processes may be gone."""
+        fast = [t for s, tracks in self._live if s.every_ticks == 1 and s not in self._followed for t in tracks]
         moments = [track.last_ns for track in fast if not self._silent(track, self._clock())]
         return all(moment is not None and moment >= end_ns for moment in moments)
 
@@ -114,7 +120,7 @@ class Session:
     @property
     def channels(self) -> tuple[Channel, ...]:
         """All channels without samples, for the handshake."""
-        return tuple(track.channel(-2, -1) for track in self._tracks)
+        return tuple(track.bare() for track in self._tracks)
 
     @property
     def absent(self) -> dict[str, str]:
