@@ -36,9 +36,10 @@ class Graph:
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Nodes that no rule of the table knows, each once."""
+        """Nodes that compute and that no rule of the table knows, each once."""
         pairs = zip(self.nodes, self.places, strict=True)
-        return tuple(dict.fromkeys(f"{node.name}: {node.op}" for node, place in pairs if not place.known))
+        found = (f"{node.name}: {node.op}" for node, place in pairs if not place.known and not node.is_empty)
+        return tuple(dict.fromkeys(found))
 
 
 def read_graph(nodes: Iterable[Node]) -> Graph:
