@@ -12,7 +12,7 @@ _LOST_PERIODS = 5
 def telemetry_taints(telemetry: Telemetry) -> tuple[Taint, ...]:
     """Throttling seen during the run, and energy sensors that fell silent before its end.
 
-    A sensor that was lost in an earlier run has no channel here: its reason stands in `absent`, and speed is not touched.
+    A sensor that was lost in an earlier run has no channel here: its reason stands in `absent`, speed is not touched.
     """
     throttled = [c for c in telemetry.channels if c.quantity is Quantity.THROTTLE and _active(c, telemetry)]
     lost = [c for c in telemetry.channels if c.quantity in _ENERGY and _silent_ns(c, telemetry)]
