@@ -41,13 +41,13 @@ class BurstColumns:
     """Grows while lines are read; `frame` gives the finished table."""
 
     def __init__(self) -> None:
-        self._columns = {name: array("q") for name in COLUMNS}
+        self._rows = array("q")  # one after another, `COLUMNS` each
         self._token_ns = array("I")
 
     def add(self, run: int, burst: BurstView, settle_tokens: int) -> None:
         """One burst of run number `run`; of a decode burst the first `settle_tokens` are not counted."""
         counted = burst.token_ns[settle_tokens:] if burst.token_ns else []
-        row = (
+        row = [
             run,
             KIND_CODES[burst.kind],
             burst.round,
@@ -65,9 +65,8 @@ class BurstColumns:
             UNKNOWN if burst.steal_ns is None else burst.steal_ns,
             len(self._token_ns),
             len(counted),
-        )
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(value)
+        ]
+        self._rows.extend(row)
         self._extend(counted)
 
     def _extend(self, token_ns: Sequence[int]) -> None:
@@ -81,7 +80,8 @@ class BurstColumns:
 
     def finish(self, places: Sequence[int]) -> Bursts:
         """The bursts of the runs at `places`, renumbered in that order; others are dropped."""
-        frame = pd.DataFrame({name: np.array(column, dtype=np.int64) for name, column in self._columns.items()})
+        values = np.array(self._rows, dtype=np.int64).reshape(-1, len(COLUMNS))
+        frame = pd.DataFrame(values, columns=list(COLUMNS), copy=False)
         final = np.full(max(places, default=-1) + 2, UNKNOWN, dtype=np.int64)
         final[np.array(places, dtype=np.int64)] = np.arange(len(places))
         frame["run"] = final[np.minimum(frame["run"].to_numpy(), final.size - 1)]

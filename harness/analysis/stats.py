@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 SEED = 20260628
 RESAMPLES = 4000
 CHUNK_VALUES = 2_000_000  # draws held in memory at once
+NORMAL_FROM = 2000  # blocks in all: their mean is normal, and drawing them one by one would only take time
 CONFIDENCE = 0.95
 Z_975 = 1.959964
 # Two-sided 95 % quantiles of Student's t, looked up by interpolation in 1/df.
@@ -132,47 +133,75 @@ def _bounds(
     resamples: int,
 ) -> tuple[float, float]:
     length = block_length(max(values.size for values in series), rho)
-    within = [_block_deviations(values, length, rng, resamples) for values in series]
-    deviations = sum((w * d for w, d in zip(weights, within, strict=True)), start=np.zeros(resamples))
-    blocks = sum(max(1, values.size // length) for values in series)
+    means = [_block_means(values, length) for values in series]
+    counts = [max(1, values.size // length) for values in series]
+    normal = sum(counts) > NORMAL_FROM
+    deviations = np.zeros(resamples)
+    variances = np.zeros(len(series))
+    for place, (block_means, count) in enumerate(zip(means, counts, strict=True)):
+        # a sample of `count` blocks about its own mean spreads too little
+        scale = math.sqrt(count / (count - 1)) if count > 1 else 1.0
+        variances[place] = block_means.var() / count * scale * scale
+        drawn = _drawn_mean(block_means, count, rng, resamples, normal=normal)
+        deviations += weights[place] * scale * drawn
     # blocks that touch are still correlated, and few blocks tell their own spread badly
     joined = 1 - 2 * rho * (1 - rho**length) / (length * (1 - rho * rho))
-    deviations *= t_975(max(1, blocks - len(series))) / Z_975 / math.sqrt(joined)
-    deviations += _cohort_deviations(series, within, weights, rng, resamples)
+    deviations *= t_975(max(1, sum(counts) - len(series))) / Z_975 / math.sqrt(joined)
+    deviations += _cohort_deviations(series, variances, weights, rng, resamples, normal=normal)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(deviations, [tail, 1 - tail])
     return value + float(low), value + float(high)
 
 
-def _block_deviations(values: Floats, length: int, rng: np.random.Generator, resamples: int) -> Floats:
-    """Bootstrap deviations of the mean of one series; blocks wrap around its end."""
-    count = max(1, values.size // length)
-    if values.size < 2:
-        return np.zeros(resamples)
+def _block_means(values: Floats, length: int) -> Floats:
+    """Mean of the block that starts at each value, about the mean of all; blocks wrap around the end."""
     wrapped = np.concatenate([values, values[: length - 1]]) - values.mean()
     totals = np.cumsum(np.concatenate([[0.0], wrapped]))
-    block_means = (totals[length:] - totals[:-length]) / length
-    deviations = np.empty(resamples)
+    means: Floats = (totals[length:] - totals[:-length]) / length
+    return means
+
+
+def _drawn_mean(population: Floats, count: int, rng: np.random.Generator, resamples: int, *, normal: bool) -> Floats:
+    """Means of `count` values drawn with replacement; from their normal limit where thousands go into a sum."""
+    if normal:
+        return rng.normal(0.0, population.std() / math.sqrt(count), resamples)
+    means = np.empty(resamples)
     step = max(1, CHUNK_VALUES // count)
     for start in range(0, resamples, step):
         stop = min(start + step, resamples)
-        deviations[start:stop] = block_means[rng.integers(values.size, size=(stop - start, count))].mean(axis=1)
-    # a sample of `count` blocks about its own mean spreads too little
-    return deviations * math.sqrt(count / max(1, count - 1)) if count > 1 else deviations
+        means[start:stop] = population[rng.integers(population.size, size=(stop - start, count))].mean(axis=1)
+    return means
 
 
 def _cohort_deviations(
-    series: Sequence[Floats], within: Sequence[Floats], weights: Floats, rng: np.random.Generator, resamples: int
+    series: Sequence[Floats],
+    within: Floats,
+    weights: Floats,
+    rng: np.random.Generator,
+    resamples: int,
+    *,
+    normal: bool,
 ) -> Floats:
-    """Deviations from what fresh processes add to the spread within processes; zero where they add none."""
+    """Deviations from what fresh processes add to the spread within processes; zero where they add none.
+
+    Args:
+        series: values of each cohort.
+        within: variance of each cohort's mean by its own bursts.
+        weights: of each cohort in the mean.
+        rng: source of draws.
+        resamples: how many.
+        normal: draw from the normal limit.
+    """
     if len(series) < 2:
         return np.zeros(resamples)
     effects = np.array([values.mean() for values in series])
     effects -= effects.mean()
     observed = float(effects @ effects) / (len(series) - 1)
-    added = observed - float(np.mean([d.var() for d in within]))
+    added = observed - float(within.mean())
     if added <= 0:
         return np.zeros(resamples)
+    if normal:
+        return rng.normal(0.0, math.sqrt(added * float(weights @ weights)), resamples)
     spread = float(effects @ effects) / len(series)
     drawn = effects[rng.integers(len(series), size=(resamples, len(series)))] * math.sqrt(added / spread)
     deviations: Floats = drawn @ weights

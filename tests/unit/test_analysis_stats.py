@@ -23,7 +23,13 @@ def autocorrelated(rng: np.random.Generator, n: int, rho: float) -> NDArray[np.f
 
 @pytest.mark.parametrize(
     ("cohorts", "rounds", "rho", "between"),
-    [(1, 150, 0.0, 0.0), (1, 150, 0.4, 0.0), (6, 25, 0.3, 0.2), (2, 75, 0.3, 0.1)],
+    [
+        (1, 150, 0.4, 0.0),
+        (6, 25, 0.3, 0.2),
+        pytest.param(1, 150, 0.0, 0.0, marks=pytest.mark.torture),
+        pytest.param(2, 75, 0.3, 0.1, marks=pytest.mark.torture),
+        pytest.param(1, 40, 0.4, 0.0, marks=pytest.mark.torture),
+    ],
 )
 def test_intervals_cover_the_truth_in_93_to_97_percent_of_2000_draws(
     cohorts: int, rounds: int, rho: float, between: float
@@ -120,3 +126,16 @@ def test_many_values_are_resampled_in_bounded_memory() -> None:
     interval = stats.interval_of_mean([np.random.default_rng(2).normal(5, 1, 30_000)], resamples=200)
     assert interval.low is not None
     assert interval.low < 5 < (interval.high or 0)
+
+
+@pytest.mark.parametrize("cohorts", [1, 40])
+def test_the_normal_limit_continues_the_bootstrap(cohorts: int) -> None:
+    rng = np.random.default_rng(7)
+    values = [rng.normal(5, 1, 4000 // cohorts) + rng.normal() * 0.1 for _ in range(cohorts)]
+    few = [part[: 1900 // cohorts] for part in values]
+    drawn, limit = stats.interval_of_mean(few), stats.interval_of_mean(values)
+    between = 0.1**2 / cohorts if cohorts > 1 else 0.0
+    for interval in (drawn, limit):
+        wanted = 1.96 * math.sqrt(1 / interval.n + between)
+        assert interval.high is not None
+        assert interval.high - interval.value == pytest.approx(wanted, rel=0.2)
