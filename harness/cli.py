@@ -105,14 +105,14 @@ def plan(options: StudyOptions, *, as_json: bool) -> None:
     ]
     if as_json:
         total = {"suite": options.suite, "device": drafted.plan.device.value, "minutes": round(minutes, 1)}
-        print(json.dumps({**total, "weight_bytes": sum(drafted.sizes.values()), "cohorts": rows}, indent=1))  # noqa: T201
+        print(json.dumps({**total, "weight_bytes": drafted.weight_bytes, "cohorts": rows}, indent=1))  # noqa: T201
         return
     console = _console()
     for cohort in drafted.plan.cohorts:
         cells = ", ".join(cell.label for cell in cohort.cells)
         what = f"{cohort.experiment.name}, pass {cohort.block + 1}, {cohort.experiment.rounds} rounds"
         console.print(f"{cohort.order + 1:3}. {what}: {cells}", markup=False)
-    size = human_bytes(sum(drafted.sizes.values()))
+    size = human_bytes(drafted.weight_bytes)
     console.print(f"about {minutes:.0f} min, {size} of weights", markup=False)
 
 

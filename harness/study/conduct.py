@@ -46,7 +46,7 @@ def conduct(root: Path, options: StudyOptions, drafted: Draft, store: Store, wat
         Interrupted: after Ctrl-C; finished runs are kept.
         EnvironmentLacking, IntegrityError, UsageError: before the first run.
     """
-    keys = drafted.plan.keys()
+    keys = drafted.plan.model_keys()
     located = weights.locate(drafted.registry, keys, drafted.folders, watchers.weights, on_fetch=watchers.weights)
     if drafted.device.power_mode:
         power_mode.set_nvpmodel(drafted.device.power_mode)
@@ -64,6 +64,7 @@ def conduct(root: Path, options: StudyOptions, drafted: Draft, store: Store, wat
         wish_timeout_s=WISH_TIMEOUT_S,
         idle_s=drafted.device.idle_seconds,
         minutes=prepare.planned_minutes(drafted),
+        left_out=drafted.left_out,
     )
     stop = StopFlag()
     with stop.installed(), _released(environment), _sampler(drafted, watchers.study) as sampler:

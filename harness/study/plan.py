@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from harness.study.config import Device, Experiment, Suite
 CONTEXT_STEP_TOKENS = 256  # llama.cpp pads the cache to this
 DECODE_ROOM_TOKENS = 256
 COHORT_MEMORY_SHARE = 0.85  # of what is available may be taken by workers that are alive together
-RESIDENT_FACTOR = 2.0  # mapped file and repacked copy
+RESIDENT_FACTOR = 1.2  # a copy of the weights; pages of a mapped file are clean and can be dropped
 RESIDENT_EXTRA_BYTES = 400_000_000  # interpreter, KV cache, compute buffers
 
 
@@ -49,6 +49,9 @@ class ModelKey:
         """For people: `olmoe-1b-7b[experts=16] Q4_K_M proxy`."""
         variant = f"[{self.variant}]" if self.variant else ""
         return f"{self.name}{variant} {self.file_type} {self.weights.value}"
+
+
+SizeOf = Callable[[ModelKey], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ class Plan:
     seed: int
     cohorts: tuple[Cohort, ...]
 
-    def keys(self) -> tuple[ModelKey, ...]:
+    def model_keys(self) -> tuple[ModelKey, ...]:
         """Every model that is needed, once."""
         return tuple(sorted({cell.key for cohort in self.cohorts for cell in cohort.cells}))
 
@@ -106,7 +109,7 @@ class Machine:
 
 
 def build(
-    name: str, suite: Suite, device: Device, weights: Weights, machine: Machine, sizes: Mapping[str, int], seed: int = 1
+    name: str, suite: Suite, device: Device, weights: Weights, machine: Machine, size_of: SizeOf, seed: int = 1
 ) -> Plan:
     """Cells of every experiment, grouped into cohorts, shuffled block by block.
 
@@ -116,13 +119,13 @@ def build(
         device: how the machine is used.
         weights: what the command asks for; an experiment may insist on its own.
         machine: threads and memory.
-        sizes: file size in bytes by model name, which decides whether a group fits into memory together.
+        size_of: file size in bytes, which decides whether a group fits into memory together.
         seed: of the order.
     """
     cohorts = [
         cohort
         for experiment in suite.experiments
-        for cohort in _cohorts(experiment, suite, device, weights, machine, sizes)
+        for cohort in _cohorts(experiment, suite, device, weights, machine, size_of)
     ]
     ordered: list[Cohort] = []
     for block in sorted({cohort.block for cohort in cohorts}):
@@ -139,11 +142,11 @@ def _cohorts(
     device: Device,
     weights: Weights,
     machine: Machine,
-    sizes: Mapping[str, int],
+    size_of: SizeOf,
 ) -> Iterable[Cohort]:
     cells = tuple(_cells(experiment, suite, device, weights, machine))
     for group in _groups(experiment, cells):
-        together = experiment.kind is RunKind.ROUNDS and (suite.tiny or _fits(group, machine, sizes))
+        together = experiment.kind is RunKind.ROUNDS and (suite.tiny or _fits(group, machine, size_of))
         for block in range(experiment.blocks):
             if together:
                 yield Cohort(experiment=experiment, block=block, cells=group)
@@ -159,8 +162,8 @@ def _groups(experiment: Experiment, cells: tuple[Cell, ...]) -> list[tuple[Cell,
     return [tuple(cell for cell in cells if cell.prompt_id == prompt) for prompt in prompts]
 
 
-def _fits(cells: Sequence[Cell], machine: Machine, sizes: Mapping[str, int]) -> bool:
-    needed = sum(sizes.get(cell.key.name, 0) * RESIDENT_FACTOR + RESIDENT_EXTRA_BYTES for cell in cells)
+def _fits(cells: Sequence[Cell], machine: Machine, size_of: SizeOf) -> bool:
+    needed = sum(size_of(cell.key) * RESIDENT_FACTOR + RESIDENT_EXTRA_BYTES for cell in cells)
     return needed <= COHORT_MEMORY_SHARE * machine.memory_available_bytes
 
 

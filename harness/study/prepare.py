@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from harness.study.gates import (
     NvpModel,
     TemperatureBand,
 )
-from harness.study.plan import Cell, Machine, ModelKey, Plan
+from harness.study.plan import Cell, Machine, Plan
 from harness.study.weights import Folders
 
 RECORDS_BYTES = 200_000_000
@@ -48,8 +49,9 @@ class Draft:
     registry: Registry
     folders: Folders
     plan: Plan
-    sizes: dict[str, int]
+    weight_bytes: int
     prompts: dict[str, str]
+    left_out: dict[str, str]  # experiment -> reason
 
 
 def folders(root: Path) -> Folders:
@@ -77,9 +79,10 @@ def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = ()) ->
     prompts = texts.load(root)
     suite = _with_prompts(suite, [prompt.prompt_id for prompt in prompts])
     chosen = _weights(options, device, known, suite, folders(root))
+    suite, left_out = _without_text_on_proxies(suite, chosen)
     machine = Machine(threads=usable_cores(), memory_available_bytes=psutil.virtual_memory().available)
-    sizes = weights.planned_bytes(known, _keys(suite, chosen))
-    planned = plan.build(options.suite, suite, device, chosen, machine, sizes)
+    size_of = functools.cache(functools.partial(weights.planned_bytes, known))
+    planned = plan.build(options.suite, suite, device, chosen, machine, size_of)
     return Draft(
         suite_name=options.suite,
         suite=suite,
@@ -87,9 +90,18 @@ def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = ()) ->
         registry=known,
         folders=folders(root),
         plan=planned,
-        sizes=sizes,
+        weight_bytes=sum(size_of(key) for key in planned.model_keys()),
         prompts={prompt.prompt_id: prompt.text for prompt in prompts},
+        left_out=left_out,
     )
+
+
+def _without_text_on_proxies(suite: Suite, chosen: Weights) -> tuple[Suite, dict[str, str]]:
+    """Proxies have no vocabulary: experiments on text are left out, each with its reason."""
+    text = [one for one in suite.experiments if one.prompts and (one.weights or chosen) is Weights.PROXY]
+    reason = "text needs a vocabulary, which proxies do not have: --weights released"
+    kept = tuple(one for one in suite.experiments if one not in text)
+    return msgspec.structs.replace(suite, experiments=kept), {f"experiment {one.name}": reason for one in text}
 
 
 def _device_kind(options: StudyOptions) -> DeviceKind:
@@ -137,15 +149,6 @@ def _weights(options: StudyOptions, device: Device, known: Registry, suite: Suit
     if suite.tiny:
         return Weights.PROXY
     return Weights.RELEASED if weights.weights_at_hand(known, names, where) else device.default_weights
-
-
-def _keys(suite: Suite, chosen: Weights) -> list[ModelKey]:
-    return [
-        ModelKey(name=plan.parse_model(text)[0], file_type=file_type, weights=chosen)
-        for experiment in suite.experiments
-        for text in experiment.models
-        for file_type in experiment.file_types
-    ]
 
 
 def usable_cores() -> int:

@@ -75,6 +75,7 @@ class Study:
     wish_timeout_s: float
     idle_s: float
     minutes: float
+    left_out: Mapping[str, str]  # what the suite names and this study can't run, with its reason
 
 
 class Runner:
@@ -135,7 +136,12 @@ class Runner:
         )
         plan = self._study.plan
         return DatasetInfo(
-            schema=SCHEMA_VERSION, suite=plan.suite, device=plan.device.value, seed=plan.seed, planned=planned
+            schema=SCHEMA_VERSION,
+            suite=plan.suite,
+            device=plan.device.value,
+            seed=plan.seed,
+            planned=planned,
+            not_run=dict(self._study.left_out),
         )
 
     def _run_cohort(self, cohort: Cohort, specs: Sequence[RunSpec]) -> None:

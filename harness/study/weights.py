@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.errors import UsageError
-from harness.models import check, checksums, clone, fetch, proxy, shapes
+from harness.models import check, checksums, clone, fetch, proxy, shapes, templates
 from harness.models.partfile import Progress as FetchProgress
 from harness.models.proxy import ProxyFile
 from harness.models.registry import Model, Registry
 from harness.models.shapes import Shape
 from harness.records import ModelRef, Weights
 from harness.study.plan import ModelKey
+
+BITS_PER_WEIGHT = {"F16": 16, "Q8_0": 9}  # blocks carry scales
+DEFAULT_BITS = 5  # the four-bit mixes, with their wider head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +56,14 @@ def weights_at_hand(registry: Registry, names: Sequence[str], folders: Folders) 
     return all(checksums.verified_sha256(model, folders.models) == model.released().sha256 for model in models)
 
 
-def planned_bytes(registry: Registry, keys: Sequence[ModelKey]) -> dict[str, int]:
-    """File sizes by model name, the largest of its variants, without writing anything."""
-    sizes: dict[str, int] = {}
-    for key in keys:
-        model = registry.get(key.name)
-        known = model.source.size_bytes if model.source is not None else 0
-        sizes[key.name] = max(sizes.get(key.name, 0), known or _estimated_bytes(model, key))
-    return sizes
-
-
-def _estimated_bytes(model: Model, key: ModelKey) -> int:
-    """A quantized weight takes about 5 bits in the mixes used here."""
-    return model.parameters_total * (17 if key.file_type == "F16" else 9 if key.file_type == "Q8_0" else 5) // 8
+def planned_bytes(registry: Registry, key: ModelKey) -> int:
+    """File size of a model, without writing anything: exact for released files, within a tenth for proxies."""
+    model = registry.get(key.name)
+    if model.source is not None and (key.weights is Weights.RELEASED or key.variant == "clone"):
+        return model.source.size_bytes
+    shape, _ = variant_shape(shapes.of(model), key.variant)
+    elements = templates.parameters_total(shape)
+    return elements * BITS_PER_WEIGHT.get(key.file_type, DEFAULT_BITS) // 8
 
 
 def locate(
