@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ from harness.analysis.stats import (
     percentile,
     rate_per_s,
 )
-from harness.records import BurstKind, RunKind, Struct
+from harness.records import BurstKind, RunKind, Struct, TaintKind
 
 SPEED_KINDS = (RunKind.ROUNDS, RunKind.SOLO)
 
@@ -179,13 +179,20 @@ def _about(rate: float, per_token: Interval) -> Interval:
     )
 
 
-def pool(loaded: Loaded) -> tuple[CellRuns, ...]:
-    """Counted runs by cell and kind; experiments in the order of the plan, MoE models first, then by active bytes."""
+def counted(run: Run) -> bool:
+    """Whether a run counts in its kind: who else used the machine does not change what a router selects."""
+    if run.kind is RunKind.ROUTING:
+        return run.counts_but_for(TaintKind.OUTPUT_DIFFERS)
+    return run.counts
+
+
+def pool(loaded: Loaded, counts: Callable[[Run], bool] = counted) -> tuple[CellRuns, ...]:
+    """Runs that count, by cell and kind; experiments in the order of the plan, MoE first, then by active bytes."""
     numbers: dict[tuple[Cell, RunKind], list[int]] = {}
     experiments: dict[str, int] = {"headline": -1}
     for number, run in enumerate(loaded.runs):
         experiments.setdefault(run.cell.experiment, len(experiments))
-        if run.counts:
+        if counts(run):
             numbers.setdefault((run.cell, run.kind), []).append(number)
     pooled = [CellRuns(*key, members, loaded) for key, members in numbers.items()]
     return tuple(

@@ -13,7 +13,7 @@ from harness.analysis.load import Dataset, Loaded, load
 from harness.analysis.names import ModelNames, setup_label
 from harness.analysis.ratios import Ratio, ratios
 from harness.analysis.runs import Cell, Run, Setup
-from harness.records import Host, RunKind
+from harness.records import Host, RunKind, TaintKind
 
 
 class Evidence:
@@ -45,6 +45,11 @@ class Evidence:
     def of_kind(self, kind: RunKind) -> Iterator[CellRuns]:
         """Cells measured by runs of one kind."""
         return (runs for runs in self.cells if runs.kind is kind)
+
+    @cached_property
+    def alone(self) -> tuple[CellRuns, ...]:
+        """Cells that had the machine to themselves, for memory: only swapping spoils it."""
+        return pool(self.loaded, lambda run: run.kind is RunKind.SOLO and run.counts_but_for(TaintKind.SWAPPED))
 
     @cached_property
     def timed(self) -> tuple[CellRuns, ...]:

@@ -66,7 +66,7 @@ def _is_decode(ratio: Ratio) -> bool:
 
 def _memory_of_ceiling(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Largest single source of a run over the memory of the machine; low and high are the range over runs."""
-    for runs in evidence.of_kind(RunKind.SOLO):
+    for runs in evidence.alone:
         shares = [share for run in runs.runs if (share := _share_of_ceiling(run)) is not None]
         if runs.cell.model.name == claim.candidate and _plain(runs.cell) and shares:
             value = max(shares)

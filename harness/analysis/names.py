@@ -8,6 +8,7 @@ from harness.analysis.runs import Cell, Setup
 from harness.records import EngineKind, EnvironmentKind, Host, ModelRef, Weights
 from harness.units import human_bytes
 
+NOTHING = ("none", "not told")
 DEFAULT_FILE_TYPE = "Q4_K_M"
 # Names as the models' makers write them; a model that is not here goes by its name in the registry.
 FAMILIES = {
@@ -66,7 +67,7 @@ def pretty(name: str) -> str:
 def setup_label(setup: Setup, host: Host) -> str:
     """One line for a machine and how it was used."""
     words = [chip(host)]
-    if setup.power_mode:
+    if told(setup.power_mode):
         words.append(setup.power_mode)
     if setup.environment is EnvironmentKind.CONTAINER:
         words.append("container")
@@ -82,4 +83,9 @@ def machine(host: Host) -> str:
 
 def chip(host: Host) -> str:
     """The accelerator, else the CPU with its cores."""
-    return host.accelerator or f"{host.cores}-core {host.cpu_model or host.machine}"
+    return told(host.accelerator) or f"{host.cores}-core {host.cpu_model or host.machine}"
+
+
+def told(text: str) -> str:
+    """The text, or nothing where a host says that it has none or does not tell."""
+    return "" if text in NOTHING else text

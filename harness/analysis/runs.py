@@ -26,6 +26,7 @@ from harness.records import (
     Settings,
     Struct,
     Taint,
+    TaintKind,
     Termination,
     Weights,
     Workload,
@@ -113,8 +114,12 @@ class Run:
 
     @property
     def counts(self) -> bool:
-        """True when the run ended well and nothing tainted it."""
+        """True when the run ended well and nothing tainted it: it counts for speed and energy."""
         return self.termination.ending is Ending.OK and not self.taints
+
+    def counts_but_for(self, spoiling: TaintKind) -> bool:
+        """True when the run ended well and nothing but taints that do not matter here stands against it."""
+        return self.termination.ending is Ending.OK and all(taint.kind is not spoiling for taint in self.taints)
 
 
 class Shared:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.analysis.evidence import Evidence
 from harness.analysis.figures.forest import headline_ratios
-from harness.analysis.names import machine
+from harness.analysis.names import machine, told
 from harness.analysis.ratios import Finding, Ratio
 from harness.analysis.runs import Setup
 from harness.records import EngineKind, EnvironmentKind, Origin, Struct, Weights
@@ -53,7 +53,7 @@ def _answer(evidence: Evidence, setup: Setup, ratios: Sequence[Ratio]) -> Answer
     listed = _listed([comparison.words for comparison in comparisons])
     where = machine(evidence.hosts[setup.fingerprint])
     return Answer(
-        machine=where + (f", {setup.power_mode}" if setup.power_mode else ""),
+        machine=where + (f", {setup.power_mode}" if told(setup.power_mode) else ""),
         sentence=f"{name} generates {speed:.1f} tokens a second: {listed}.",
         comparisons=comparisons,
         caveats=(*_caveats(setup, ratios), *_no_energy(evidence, setup, comparisons)),
@@ -116,7 +116,8 @@ def _no_energy(evidence: Evidence, setup: Setup, comparisons: Sequence[Compariso
         return []
     runs = (run for cell in evidence.timed if cell.cell.setup == setup for run in cell.runs)
     reasons = dict.fromkeys(run.why_no_power for run in runs if run.why_no_power)
-    return [f"Energy was not measured here: {'; '.join(reasons) or 'no sensor gave a joule that can be believed'}."]
+    short = dict.fromkeys(reason.partition(":")[0] for reason in reasons)  # the energy table has them in full
+    return [f"Energy was not measured here: {'; '.join(short) or 'no sensor gave a joule that can be believed'}."]
 
 
 def _caveats(setup: Setup, ratios: Sequence[Ratio]) -> list[str]:

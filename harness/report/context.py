@@ -79,6 +79,16 @@ class Context:
         return tuple(dict.fromkeys(mark for table in self.tables for row in table.rows for mark in row.marks))
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """One sentence a reason for which runs do not count, most runs first."""
+        groups = [group for account in self.accounts for group in account.left_out]
+        ordered = sorted(groups, key=lambda group: (-len(group.run_ids), group.reason))
+        return tuple(
+            f"{len(group.run_ids)} runs {group.reason}" + (f" ({group.detail})" if group.detail else "")
+            for group in ordered
+        )
+
+    @property
     def digests(self) -> tuple[str, ...]:
         """Digest of each dataset, whatever the order of its lines."""
         return tuple(dataset.digest for dataset in self._evidence.datasets)

@@ -18,6 +18,7 @@ from harness.analysis.judge import judge, to_json
 from harness.errors import ConfigError
 from harness.records import (
     DeviceKind,
+    Ending,
     EngineKind,
     NodeCategory,
     Quality,
@@ -32,6 +33,7 @@ from harness.records import Origin as RecordOrigin
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = load_claims(ROOT / CLAIMS_FILE)
 TAINT = Taint(kind=TaintKind.THROTTLED, detail="throttle flag rose")
+SWAPPED = Taint(kind=TaintKind.SWAPPED, detail="swap rose by 40 MB")
 MEASURED = Lab(origin=RecordOrigin.MEASURED, noise=0.02, rounds=30)
 MAC = MEASURED.with_(device=DeviceKind.MAC, host=MAC_HOST, weights=Weights.RELEASED)
 JETSON = MEASURED.with_(device=DeviceKind.JETSON, host=JETSON_HOST, weights=Weights.RELEASED, power_mode="15W")
@@ -166,7 +168,9 @@ def peaking(lab: Lab, peak_bytes: int) -> list[Record]:
         (JETSON, 3_000_000_000, Verdict.NOT_REPRODUCED),
         (JETSON.with_(weights=Weights.PROXY), 7_600_000_000, Verdict.NOT_COMPARABLE),
         (MAC, 7_600_000_000, Verdict.NOT_COMPARABLE),
-        (JETSON.with_(taints=(TAINT,)), 7_600_000_000, Verdict.NOT_RUN),
+        (JETSON.with_(taints=(SWAPPED,)), 7_600_000_000, Verdict.NOT_RUN),
+        (JETSON.with_(ending=Ending.OOM), 7_600_000_000, Verdict.NOT_RUN),
+        (JETSON.with_(taints=(TAINT,)), 7_600_000_000, Verdict.REPRODUCED),  # heat does not change memory
     ],
 )
 def test_c4_memory_at_the_ceiling(tmp_path: Path, lab: Lab, peak_bytes: int, wanted: Verdict) -> None:

@@ -207,6 +207,16 @@ def test_excluded_runs_are_listed_with_their_reason(tmp_path: Path) -> None:
     assert "17 planned runs (16 recorded) = 8 counted + 9 left out" in html
 
 
+def test_a_report_of_nothing_says_why(tmp_path: Path) -> None:
+    taint = Taint(kind=TaintKind.FOREIGN_LOAD, detail="others used 1.6 cores")
+    summary = write_report([factory.write(tmp_path / "data", factory.study(SMALL.with_(taints=(taint,))))], tmp_path)
+    assert summary.answers == ()
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Left out: 16 runs tainted: foreign_load (others used 1.6 cores)." in html
+    memory = rows_of(tmp_path / "tables" / "memory.csv")
+    assert len(memory) == 4
+
+
 def test_what_records_say_cannot_become_markup(tmp_path: Path) -> None:
     nasty = factory.Model("a|b<i>_$&%{\\", "x<script>alert(1)</script>", 9, 9, 9, 30_000_000, 9)
     host = Host(

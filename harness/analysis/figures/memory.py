@@ -9,7 +9,6 @@ from harness.analysis.evidence import Evidence
 from harness.analysis.figures.base import WIDTH, Figure, experiment_shown, finish
 from harness.analysis.runs import PeakMemory, Setup
 from harness.analysis.svg import Axis, Canvas
-from harness.records import RunKind
 
 ROW_PX, TOP, BOTTOM, BAR_PX = 58, 30, 46, 14
 PARTS = (("weights_bytes", "weights", 1.0), ("kv_bytes", "KV cache", 0.55), ("compute_bytes", "compute", 0.3))
@@ -20,7 +19,7 @@ def draw(evidence: Evidence, dataset: int, setup: Setup, suffix: str) -> Iterato
     """One row a cell with a ledger, in the first experiment that has any."""
     solo = [
         runs
-        for runs in evidence.of_kind(RunKind.SOLO)
+        for runs in evidence.alone
         if (runs.cell.dataset, runs.cell.setup) == (dataset, setup) and any(run.memory for run in runs.runs)
     ]
     shown = experiment_shown([runs.cell.experiment for runs in solo])

@@ -79,6 +79,6 @@ def make(
         title=title,
         columns=tuple(columns[i] for i in kept),
         rows=tuple(Row(values=tuple(row.values[i] for i in kept), marks=row.marks) for row in rows),
-        note=note,
+        note=note if rows or id_ in NOT_MEASUREMENTS else "",
         absent="" if rows else absent,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from harness.analysis.evidence import Evidence
+from harness.analysis.names import told
 from harness.analysis.runs import Run, Setup
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
 
@@ -37,9 +38,9 @@ def _row(evidence: Evidence, dataset: int, setup: Setup) -> Row:
         setup.device.value,
         host.cpu_model or host.machine,
         host.cores,
-        host.accelerator or None,
+        told(host.accelerator) or None,
         host.memory_bytes,
-        setup.power_mode or None,
+        told(setup.power_mode) or None,
         ", ".join(map(str, sorted({run.cell.settings.threads for run in runs}))),
         median(rates) if rates else None,
         len(rates) or None,

@@ -20,8 +20,8 @@ def table(evidence: Evidence) -> Table:
     """One row a dataset and reason; the note holds the sums."""
     found = accounts(evidence)
     rows = [Row(values=values) for account in found for values in _rows(evidence, account)]
-    absent = "nothing was left out"
-    return make("excluded", "Excluded runs", COLUMNS, rows, note=" ".join(map(_sums, found)), absent=absent)
+    note = " ".join([*map(_sums, found), NOTE])
+    return make("excluded", "Excluded runs", COLUMNS, rows, note=note, absent="nothing was left out")
 
 
 def _rows(evidence: Evidence, account: Account) -> list[tuple[str | int | None, ...]]:
@@ -45,3 +45,6 @@ def _sums(account: Account) -> str:
     total = account.recorded if account.planned is None else account.planned
     again = f" {account.superseded:,} failed attempts were repeated with success." if account.superseded else ""
     return f"{total:,} {planned} = {account.counted:,} counted + {left_out:,} left out.{again}"
+
+
+NOTE = "A taint leaves a run out of speed and energy; what it says of memory and routing still counts."

@@ -8,7 +8,6 @@ from harness.analysis.cells import CellRuns
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import PeakMemory, watermarks
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.records import RunKind
 
 SOURCES = (
     ("vm_hwm_bytes", "VmHWM"),
@@ -36,7 +35,7 @@ def table(evidence: Evidence) -> Table:
     """One row a cell that had the machine to itself."""
     rows = [
         Row(values=_values(evidence, runs), marks=watermarks(runs.cell))
-        for runs in evidence.of_kind(RunKind.SOLO)
+        for runs in evidence.alone
         if any(run.memory for run in runs.runs)
     ]
     return make("memory", "Memory", COLUMNS, rows, note=NOTE, absent="no run that was alone kept a memory ledger")

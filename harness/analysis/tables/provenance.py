@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.evidence import Evidence
-from harness.analysis.names import machine
+from harness.analysis.names import machine, told
 from harness.analysis.runs import Run, Setup
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
 
@@ -56,7 +56,7 @@ def _values(evidence: Evidence, dataset: int, setup: Setup, runs: list[Run]) -> 
         setup.environment.value,
         setup.engine.value,
         setup.origin.value,
-        setup.power_mode or None,
+        told(setup.power_mode) or None,
         setup.llama_cpp_commit[:12],
         setup.build_flags or None,
         _joined({p.compiler for p in provenance}),
