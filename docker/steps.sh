@@ -5,6 +5,8 @@ set -eu
 bundle=/opt/bundle
 tools=/tmp/tools
 wheels=/inputs/wheels
+# What a worker imports, of what runtime.lock pins; reports and downloads are made outside. A test compares it with the imports.
+worker="llama-cpp-python msgspec numpy psutil diskcache jinja2 markupsafe typing-extensions"
 
 die() { printf 'steps.sh: %s\n' "$*" >&2; exit 1; }
 
@@ -55,9 +57,13 @@ llama_wheel() { # compile llama.cpp, or take the wheel that somebody compiled be
     fi
 }
 
+locked() { # locked "NAME...": these packages' lines of the lock, hashes included
+    awk -v names=" $1 " '/^[a-z0-9]/ { split($1, part, "=="); ours = index(names, " " part[1] " ") } ours' requirements/runtime.lock
+}
+
 environment() { # the environment in $bundle/venv, without pip and without tools
-    awk '/^[a-z0-9]/ { ours = /^llama-cpp-python==/ } ours' requirements/runtime.lock >/tmp/llama.lock
-    awk '/^[a-z0-9]/ { ours = /^llama-cpp-python==/ } !ours' requirements/runtime.lock >/tmp/rest.lock
+    locked llama-cpp-python >/tmp/llama.lock
+    locked "${worker#llama-cpp-python }" >/tmp/rest.lock
     make_tools
     llama_wheel
     python3.11 -m venv --without-pip "$bundle/venv"
