@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import records_factory as factory
 from records_factory import GEMMA, LLAMA, OLMOE, Lab, Model
@@ -119,3 +120,20 @@ def test_the_order_effect_is_fitted(tmp_path: Path) -> None:
     ratio = ratio_of(tmp_path, list(factory.rounds(Lab(rounds=60), PAIR)))
     assert ratio.order_effect is not None
     assert not ratio.order_effect.excludes(0.0)
+
+
+def test_prompts_of_a_text_experiment_pool(tmp_path: Path) -> None:
+    records = []
+    for order, prompt in enumerate(("p1", "p2")):
+        for record in factory.rounds(Lab(rounds=6, cohorts=1, seed=order + 1), PAIR):
+            spec = record.spec
+            changed = msgspec.structs.replace(
+                spec,
+                run_id=spec.run_id[:10] + prompt,
+                workload=msgspec.structs.replace(spec.workload, prompt_id=prompt),
+                schedule=msgspec.structs.replace(spec.schedule, group=f"headline/{prompt}", order=order, seed=1),
+            )
+            records.append(msgspec.structs.replace(record, spec=changed))
+    ratio = ratio_of(tmp_path, records)
+    assert ratio.interval.n == 12
+    assert ratio.interval.cohorts == 2
