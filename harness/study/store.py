@@ -7,6 +7,7 @@ another file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -90,20 +91,18 @@ class Store:
             raise UsageError(
                 "the folder is not empty", where=str(folder), cure="add --resume to go on, or choose another --out"
             )
-        lock = _lock(folder)
-        try:
-            notices = _set_torn_tail_aside(path)
-            store = cls(folder, lock, opener(path), notices)
-            for record in read(path):
-                store._remember(record)
-            (folder / SUMS).unlink(missing_ok=True)
-            sync_folder(folder)
-        except OSError as error:
-            lock.close()
-            raise _no_space(error, folder) from error
-        except IntegrityError:
-            lock.close()
-            raise
+        with contextlib.ExitStack() as held:
+            lock = held.enter_context(_lock(folder))
+            try:
+                notices = _set_torn_tail_aside(path)
+                store = cls(folder, lock, held.enter_context(opener(path)), notices)
+                for record in read(path):
+                    store._remember(record)
+                (folder / SUMS).unlink(missing_ok=True)
+                sync_folder(folder)
+            except OSError as error:
+                raise _no_space(error, folder) from error
+            held.pop_all()
         return store
 
     def _remember(self, record: Record) -> None:

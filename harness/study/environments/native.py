@@ -30,6 +30,7 @@ class NativeProcess:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._oom_kills = _oom_kills()
         self._killed_by_us = False
+        self._words = ""
         self._process = subprocess.Popen(
             [*command, "--events-fd", str(write_end)],
             stdin=subprocess.PIPE,
@@ -94,10 +95,12 @@ class NativeProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._process.wait()
-        self._close_events()
+        self._close()
         return self._exit(code)
 
-    def _close_events(self) -> None:
+    def _close(self) -> None:
+        self.last_words()
+        self._stderr.close()
         if self._events >= 0:
             self._selector.close()
             os.close(self._events)
@@ -111,9 +114,11 @@ class NativeProcess:
 
     def last_words(self) -> str:
         """Tail of stderr."""
-        self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, self._stderr.tell() - TAIL_BYTES))
-        return self._stderr.read().decode("utf-8", "replace")
+        if not self._stderr.closed:
+            self._stderr.seek(0, os.SEEK_END)
+            self._stderr.seek(max(0, self._stderr.tell() - TAIL_BYTES))
+            self._words = self._stderr.read().decode("utf-8", "replace")
+        return self._words
 
 
 class NativeEnvironment:
