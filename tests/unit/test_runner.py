@@ -1,0 +1,203 @@
+"""A study from its first cohort to its last: nothing lost, nothing twice, one bad worker never the end of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from studies import FOUR, Listener, ThreadEnvironment, experiment, plan_of, run_study, specs_of, study_of, suite
+
+from harness.errors import Interrupted
+from harness.records import Burst, BurstKind, Ending, Origin, Record, RunKind, TaintKind
+from harness.study import plan as planning
+from harness.study import store as storing
+from harness.study.environments.base import Environment
+from harness.study.gates import Closed, Gate
+from harness.study.plan import Plan
+from harness.study.runner import StopFlag
+from harness.study.store import RUNS, SUMS, DatasetInfo, Store
+
+
+def run(
+    folder: Path,
+    environment: Environment | None = None,
+    listener: Listener | None = None,
+    plan: Plan | None = None,
+    gates: tuple[Gate, ...] = (),
+    gate_s: float = 0.0,
+) -> int:
+    """A session of a study with real signal handling; the number of failed runs of the dataset."""
+    store = Store.open(folder, resume=True)
+    stop = StopFlag()
+    try:
+        with stop.installed():
+            study = study_of(store, environment or ThreadEnvironment(), plan, gates, gate_s)
+            return run_study(study, listener, stop).failed
+    finally:
+        store.close()
+
+
+def records_of(folder: Path) -> list[Record]:
+    return list(storing.read(folder / RUNS))
+
+
+def bursts_of(record: Record) -> tuple[Burst, ...]:
+    assert record.measured is not None
+    return record.measured.bursts
+
+
+def ids(folder: Path) -> list[str]:
+    return [record.spec.run_id for record in records_of(folder)]
+
+
+PLANNED = {spec.run_id for spec in specs_of(plan_of())}
+
+
+def test_every_planned_run_has_one_record(tmp_path: Path) -> None:
+    assert run(tmp_path) == 0
+    assert Counter(ids(tmp_path)) == dict.fromkeys(PLANNED, 1)
+    info = msgspec.json.decode((tmp_path / "dataset.json").read_bytes(), type=DatasetInfo)
+    assert {planned.run_id for planned in info.planned} == PLANNED
+    assert (tmp_path / SUMS).exists()
+
+
+def test_bursts_are_those_that_were_planned_and_turns_never_overlap(tmp_path: Path) -> None:
+    run(tmp_path, plan=plan_of(suite(experiment(models=FOUR, rounds=5, prefill_every=2))))
+    bursts = [(record, burst) for record in records_of(tmp_path) for burst in bursts_of(record)]
+    kinds = Counter((burst.round, burst.kind) for _, burst in bursts)
+    assert kinds == {(r, BurstKind.DECODE): 4 for r in range(5)} | {(r, BurstKind.PREFILL): 4 for r in (0, 2, 4)}
+    windows = sorted((burst.start_ns, burst.end_ns) for _, burst in bursts)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(windows))
+    cohort = plan_of(suite(experiment(models=FOUR, rounds=5, prefill_every=2))).cohorts[0]
+    for number in range(5):
+        in_time = sorted((b.start_ns, r.spec.model.name) for r, b in bursts if b.round == number)
+        order = list(dict.fromkeys(name for _, name in in_time))
+        assert order == [cohort.cells[place].key.name for place in planning.round_order(cohort, number)]
+
+
+def test_records_of_the_fake_engine_say_so(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert {record.origin for record in records_of(tmp_path)} == {Origin.SYNTHETIC}
+
+
+def test_a_record_without_a_sampler_says_why_it_has_no_energy(tmp_path: Path) -> None:
+    run(tmp_path)
+    absent = [record.telemetry.absent for record in records_of(tmp_path) if record.telemetry]
+    assert absent == [{"energy": "the sampler process did not start"}] * len(PLANNED)
+
+
+def test_a_worker_that_dies_is_one_failed_run_and_the_others_go_on(tmp_path: Path) -> None:
+    listener = Listener()
+    assert run(tmp_path, ThreadEnvironment(broken=(FOUR[0],)), listener) == 3
+    by_model = {(record.spec.model.name, record.termination.ending) for record in records_of(tmp_path)}
+    assert by_model == {(FOUR[0], Ending.PROTOCOL), (FOUR[1], Ending.OK)}
+    assert len(listener.failures) == 3
+    assert Counter(ids(tmp_path)) == dict.fromkeys(PLANNED, 1)
+
+
+def test_failures_of_an_earlier_session_are_counted_still(tmp_path: Path) -> None:
+    run(tmp_path, ThreadEnvironment(broken=(FOUR[0],)))
+    again = ThreadEnvironment()
+    assert run(tmp_path, again) == 3
+    assert again.started == []
+
+
+def test_ctrl_c_once_keeps_finished_runs_and_resume_runs_the_rest(tmp_path: Path) -> None:
+    def press(rounds: int) -> None:
+        if rounds == 5:  # in the second cohort
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="--resume"):
+        run(tmp_path, listener=Listener(press))
+    kept = ids(tmp_path)
+    assert 0 < len(kept) < len(PLANNED)
+    assert (tmp_path / SUMS).exists()
+    rest = ThreadEnvironment()
+    assert run(tmp_path, rest) == 0
+    assert set(rest.started) == PLANNED - set(kept)
+    assert Counter(ids(tmp_path)) == dict.fromkeys(PLANNED, 1)
+
+
+def test_sigterm_stops_like_ctrl_c(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, listener=Listener(lambda rounds: os.kill(os.getpid(), signal.SIGTERM) if rounds == 5 else None))
+    assert 0 < len(ids(tmp_path)) < len(PLANNED)
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:
+    def press(_rounds: int) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, listener=Listener(press))
+    assert run(tmp_path) == 0
+    assert Counter(ids(tmp_path)) == dict.fromkeys(PLANNED, 1)
+
+
+class NeverOpen:
+    name = "temperature"
+
+    def check(self, root: Path) -> Closed | None:
+        return Closed("too hot")
+
+
+def test_a_gate_that_never_opens_fails_the_runs_with_its_reason(tmp_path: Path) -> None:
+    environment = ThreadEnvironment()
+    assert run(tmp_path, environment, gates=(NeverOpen(),)) == len(PLANNED)
+    assert environment.started == []
+    for record in records_of(tmp_path):
+        assert record.termination.ending is Ending.GATE
+        assert "too hot" in record.termination.message
+        assert [(wait.gate, wait.opened) for wait in record.gates] == [("temperature", False)]
+
+
+def test_ctrl_c_is_heard_while_a_gate_is_closed(tmp_path: Path) -> None:
+    class Pressing(NeverOpen):
+        def check(self, root: Path) -> Closed | None:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().check(root)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, gates=(Pressing(),), gate_s=600.0)
+    assert ids(tmp_path) == []
+
+
+def test_the_rest_of_a_cohort_is_not_paired_with_what_ran_before(tmp_path: Path) -> None:
+    plan = plan_of(suite(experiment(models=FOUR)))
+    run(tmp_path / "whole", plan=plan)
+    first = records_of(tmp_path / "whole")[0]
+    store = Store.open(tmp_path / "part", resume=False)
+    store.append(first)
+    store.close()
+    run(tmp_path / "part", plan=plan)
+    cohorts = {record.spec.run_id: record.spec.schedule.cohort for record in records_of(tmp_path / "part")}
+    assert set(cohorts) == set(ids(tmp_path / "whole"))
+    assert [cohort == first.spec.schedule.cohort for cohort in cohorts.values()] == [True, False, False, False]
+
+
+def test_rounds_end_with_their_budget(tmp_path: Path) -> None:
+    run(tmp_path, plan=plan_of(suite(experiment(rounds=100_000, budget_seconds=0.2))))
+    rounds = [len({burst.round for burst in bursts_of(record)}) for record in records_of(tmp_path)]
+    assert len(set(rounds)) == 1
+    assert 1 <= rounds[0] < 100_000
+
+
+def test_a_machine_that_slept_taints_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep = iter((0, 3_000_000_000))
+    monkeypatch.setattr("harness.study.cohort.asleep_ns", lambda: next(asleep))
+    run(tmp_path, plan=plan_of(suite(experiment("memory", RunKind.SOLO, models=FOUR[:1]))))
+    taints = [(taint.kind, taint.detail) for record in records_of(tmp_path) for taint in record.taints]
+    assert (TaintKind.SUSPENDED, "the machine slept for 3.0 s during the run") in taints
+
+
+def test_a_record_too_much_is_refused_and_the_dataset_stays(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = (tmp_path / RUNS).read_bytes()
+    run(tmp_path)
+    assert (tmp_path / RUNS).read_bytes() == before
