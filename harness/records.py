@@ -83,7 +83,7 @@ class NodeCategory(StrEnum):
     """The parts of a decode step."""
 
     ATTENTION = "attention"  # projections and rotation: work that does not grow with the context
-    KV = "kv"  # the cache written and read: scores, soft-max, weighted sum
+    KV = "kv"  # the cache (or recurrent state) written and read: scores, soft-max, weighted sum
     NORM = "norm"
     ROUTER = "router"  # scores of experts, their selection, their weights
     EXPERT_GATE = "expert_gate"
