@@ -159,6 +159,22 @@ def claims(c: Context, data: Iterable[str] = (), json: bool = False) -> None:
 
 
 @task(
+    iterable=["data"],
+    help={
+        "data": "dataset folder; may be given several times, all of one machine",
+        "out": "folder of the release",
+        "title": "what was measured, in one line",
+        "check": "check released data instead: every byte, every record",
+    },
+)
+def release(c: Context, data: Iterable[str] = (), out: str = "", title: str = "", check: bool = False) -> None:
+    """Join datasets into a released one with schema and checksums, or check one."""
+    from harness import cli
+
+    cli.run(lambda: cli.release(tuple(data), out, title, check=check))
+
+
+@task(
     help={
         "integration": "also with real llama.cpp, Docker and Chromium",
         "torture": "also the long fault-injection runs, whole",

@@ -221,3 +221,18 @@ def claims(data: Sequence[str], *, as_json: bool) -> None:
     console = _console()
     for verdict in verdicts:
         console.print(verdict.line, markup=False)
+
+
+def release(data: Sequence[str], out: str, title: str, *, check: bool) -> None:
+    """Make a released dataset, or check one."""
+    from harness.report import release as releasing  # noqa: PLC0415
+
+    if not data or not (check or (out and title)):
+        raise UsageError("name the data, and --check or --out and --title", where="release")
+    console = _console()
+    if check:
+        for folder in data:
+            console.print(f"{folder}: {releasing.check(Path(folder))} records, every byte as released", markup=False)
+        return
+    releasing.write([Path(one) for one in data], Path(out), title)
+    console.print(f"{out}: {releasing.check(Path(out))} records", markup=False)

@@ -1,0 +1,69 @@
+"""Released data: what is written is whole, the same each time, and one flipped byte anywhere is found."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from harness.errors import IntegrityError, UsageError
+from harness.report import release
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "dataset"
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    release.write([GOLDEN], tmp_path / "data", "A test")
+    return tmp_path / "data"
+
+
+def test_a_release_passes_its_check_and_is_the_same_each_time(released: Path, tmp_path: Path) -> None:
+    lines = (GOLDEN / "runs.jsonl").read_bytes().count(b"\n")
+    assert release.check(released) == lines
+    release.write([GOLDEN], tmp_path / "again", "A test")
+    for name in (*release.PARTS, release.SUMS):
+        assert (released / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_one_flipped_byte_anywhere_fails(released: Path) -> None:
+    draw = random.Random(1)
+    for name in (*release.PARTS, release.SUMS):
+        path = released / name
+        whole = path.read_bytes()
+        for place in {0, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(8))}:
+            damaged = bytearray(whole)
+            damaged[place] ^= 1
+            path.write_bytes(damaged)
+            with pytest.raises(IntegrityError):
+                release.check(released)
+        path.write_bytes(whole)
+
+
+def test_a_missing_file_fails(released: Path) -> None:
+    (released / "dataset.json").unlink()
+    with pytest.raises(IntegrityError, match=r"dataset\.json"):
+        release.check(released)
+
+
+def test_records_fit_the_published_schema(released: Path) -> None:
+    schema = json.loads((released / release.SCHEMA).read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    for line in gzip.decompress((released / release.RUNS).read_bytes()).splitlines():
+        validator.validate(json.loads(line))
+
+
+def test_every_field_stands_in_the_readme(released: Path) -> None:
+    text = (released / release.README).read_text()
+    names = {name for _, name, _, _ in release.fields()}
+    assert {"token_ns", "vm_hwm_bytes", "selected", "parameters_active"} <= names
+    assert all(f"`{name}`" in text for name in names)
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two of the datasets"):
+        release.write([GOLDEN, GOLDEN], tmp_path / "x", "A test")
