@@ -73,17 +73,16 @@ def context_of(path: Path, probe: RoutingProbe | None = None) -> Iterator[LlamaC
         model.close()
 
 
-def decoded(path: Path) -> tuple[int, list[int]]:
-    """Parameters as llama.cpp counts them, and eight greedy tokens after a random prompt; logits checked each time."""
+def decoded(path: Path) -> int:
+    """Parameters as llama.cpp counts them, after eight greedy tokens whose logits were finite each time."""
     with context_of(path) as context:
         draw = random.Random(1)
         context.prefill([draw.randrange(context.model.vocabulary_size) for _ in range(16)])
-        tokens = []
         for _ in range(8):
             assert context.logits_finite()
-            tokens.append(context.argmax())
-            context.decode(tokens[-1:])
-        return context.model.parameters, tokens
+            context.decode([context.argmax()])
+        assert context.logits_finite()
+        return context.model.parameters
 
 
 @pytest.mark.parametrize("file_type", FILE_TYPES)
@@ -99,9 +98,7 @@ def test_types_are_those_that_the_quantizer_really_gives(name: str, file_type: s
 @pytest.mark.parametrize("name", SHAPED)
 def test_every_family_loads_counts_and_decodes(name: str, tmp_path: Path) -> None:
     made = write(small(name), "Q4_K_M", out=tmp_path / "proxy.gguf")
-    parameters, tokens = decoded(made.path)
-    assert parameters == made.parameters_total
-    assert len(set(tokens)) > 2  # not stuck on one token, or swinging between two
+    assert decoded(made.path) == made.parameters_total
 
 
 @pytest.mark.parametrize("file_type", FILE_TYPES)
@@ -133,14 +130,14 @@ def test_varied_and_dense_members_of_the_family_decode(tmp_path: Path) -> None:
     shape = small("olmoe-1b-7b")
     for member in (varied(shape, experts=32), varied(shape, used=1), dense_twin(shape, total=True)):
         made = write(member, "Q4_K_M", out=tmp_path / "proxy.gguf")
-        assert decoded(made.path)[0] == made.parameters_total
+        assert decoded(made.path) == made.parameters_total
 
 
 def test_a_clone_of_a_proxy_decodes(tmp_path: Path) -> None:
     source = write(small("gemma-2-2b"), "Q4_K_M", out=tmp_path / "proxy.gguf")
     made = clone(source.path, out=tmp_path / "clone.gguf")
     assert table(check(made.path)) == table(check(source.path))
-    assert decoded(made.path)[0] == source.parameters_total
+    assert decoded(made.path) == source.parameters_total
 
 
 def uses(path: Path, tokens: int) -> list[float]:
