@@ -51,6 +51,7 @@ class Experiment(Struct, frozen=True):
     decode_seconds: Annotated[float, Meta(ge=0)] = 0.7
     settle_tokens: NotNegative = 3
     prefill_every: NotNegative = 1  # a prefill burst in every n-th round; 0: never
+    use_mmap: bool | None = None  # null: as the device profile says
     prompts: tuple[str, ...] = ()  # ids of configs/prompts.toml, or "all"; text needs released weights
     vary: Variation = Variation()
 

@@ -212,7 +212,7 @@ def _cell(
     settings = Settings(
         threads=device.threads or machine.threads,
         gpu_layers=device.gpu_layers,
-        use_mmap=device.use_mmap,
+        use_mmap=device.use_mmap if experiment.use_mmap is None else experiment.use_mmap,
         repack=device.repack,
         variant=" ".join(f"{name}={_plain(value)}" for name, value in varied.items()),
     )
