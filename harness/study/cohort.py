@@ -124,7 +124,7 @@ class CohortRun:
     def _round(self, number: int) -> None:
         order = [place for place in plan.round_order(self._cohort, number) if place in self._links]
         for position, place in enumerate(order):
-            for kind in plan.turns(self._cohort.experiment, number):
+            for kind in plan.turns(self._cohort, number):
                 self._check_stop()
                 if place in self._links:
                     self._follow_telemetry(place)

@@ -238,11 +238,14 @@ def _context_tokens(workload: Workload) -> int:
     return -(-longest // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
 
 
-def turns(experiment: Experiment, round_number: int) -> tuple[BurstKind, ...]:
-    """What each worker does in one round."""
+def turns(cohort: Cohort, round_number: int) -> tuple[BurstKind, ...]:
+    """What each worker does in one round; profiled and unprofiled in seeded random order."""
+    experiment = cohort.experiment
     match experiment.kind:
         case RunKind.PROFILE:
-            return (BurstKind.DECODE, BurstKind.PROFILE)
+            pair = [BurstKind.DECODE, BurstKind.PROFILE]
+            random.Random(f"{cohort.seed}:{cohort.name}:{round_number}:turns").shuffle(pair)  # noqa: S311
+            return tuple(pair)
         case RunKind.ROUTING | RunKind.BANDWIDTH:
             return (BurstKind.DECODE,)
         case _:
