@@ -210,7 +210,7 @@ def _cell(
         prompt_id=prompt_id,
     )
     settings = Settings(
-        threads=device.threads or machine.threads,
+        threads=min(device.threads or machine.threads, machine.threads),  # more would wait for one another
         gpu_layers=device.gpu_layers,
         use_mmap=device.use_mmap if experiment.use_mmap is None else experiment.use_mmap,
         repack=device.repack,
