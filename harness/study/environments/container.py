@@ -22,7 +22,7 @@ import docker
 from harness import protocol
 from harness.errors import EnvironmentLacking
 from harness.protocol import Task
-from harness.records import DeviceKind, EnvironmentKind, Origin
+from harness.records import DeviceKind, EngineKind, EnvironmentKind, Origin
 from harness.study import detect_device, provenance
 from harness.study.environments import engine_errors, images, sandbox
 from harness.study.environments.attached import Demultiplexer, Stream
@@ -140,7 +140,8 @@ class ContainerEnvironment:
 
     def __init__(self, client: Any, image_id: str, build_id: str, device: DeviceKind) -> None:
         self.image_digest = image_id
-        self.build_id = f"{build_id}; image {image_id}"
+        fake = build_id == EngineKind.FAKE.value  # needs no weights, and what its image holds does not matter
+        self.build_id = build_id if fake else f"{build_id}; image {image_id}"
         self._client = client
         self._api = client.api
         self._device = device

@@ -1,0 +1,307 @@
+"""Workers in real containers of a real engine, on an image built without network: all that needs no Jetson."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker_engine
+import pytest
+import studies
+import wheelhouse
+from msgspec.structs import replace
+
+from harness import protocol
+from harness.errors import EnvironmentLacking
+from harness.models import registry
+from harness.models.proxy import write
+from harness.models.shapes import of, tiny
+from harness.protocol import Task, Turn
+from harness.records import BurstKind, DeviceKind, Ending, EnvironmentKind, Record, RunKind, Weights
+from harness.study import plan as planning
+from harness.study.config import Variation
+from harness.study.environments import container, images, sandbox
+from harness.study.environments.container import ContainerEnvironment, ContainerProcess
+from harness.study.environments.images import BuildOptions
+from harness.study.link import Limits, Link, LinkBroken
+from harness.study.runner import Runner, StopFlag
+from harness.study.store import Store, read
+from harness.study.weights import Located
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "docker-tests"  # base and wheelhouse, for the next run on this machine
+SMALL_BYTES = 32 << 20  # less than a worker needs to import llama.cpp
+BUILD_ID = "test"
+NAME = "olmoe-1b-7b"
+MISSING = docker_engine.missing()
+
+pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(MISSING), reason=f"no engine of our own: {MISSING}")]
+
+SELF_PORTRAIT = """
+import errno, json, os, socket
+def refusal(work):
+    try:
+        work()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "allowed"
+status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+print(json.dumps({
+    "uid": os.getuid(), "gid": os.getgid(),
+    "effective": int(status["CapEff"], 16), "bounding": int(status["CapBnd"], 16),
+    "no_new_privileges": status["NoNewPrivs"].strip(),
+    "interfaces": sorted(os.listdir("/sys/class/net")),
+    "routes": open("/proc/net/route").read().count("\\n") - 1,
+    "root": refusal(lambda: open("/opt/bundle/x", "w")),
+    "etc": refusal(lambda: open("/etc/x", "w")),
+    "model_read_only": bool(os.statvfs("/model/" + os.listdir("/model")[0]).f_flag & os.ST_RDONLY),
+    "tmp": refusal(lambda: open("/tmp/x", "w")),
+    "compilers": [name for name in ("cc", "gcc", "g++", "c++", "nvcc", "pip") if
+                  any(os.path.exists(folder + "/" + name) for folder in os.environ["PATH"].split(":"))],
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine with the image on it, and weights for its workers."""
+
+    root: Path  # a copy of the checkout: what others edit meanwhile does not change the image's context
+    address: str
+    image_id: str
+    weights: Located
+    words: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """One engine for all tests here; its runtime `nvidia` is runc, as on an emulated board."""
+    folder = tmp_path_factory.mktemp("engine")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    wheels = wheelhouse.fill(ROOT, CACHE / "wheelhouse")
+    root = copy_checkout(folder / "checkout")
+    runtime = f"nvidia={shutil.which('runc')}"
+    with pytest.MonkeyPatch.context() as patch, docker_engine.engine(folder, "--add-runtime", runtime) as address:
+        patch.setenv("DOCKER_HOST", address)
+        docker_engine.import_base(address, CACHE)
+        words: list[str] = []
+        options = BuildOptions(wheelhouse=wheels, base=docker_engine.BASE)
+        image_id = container.build(root, DeviceKind.CPU, options, words.append)
+        yield Built(root, address, image_id, tiny_weights(folder), tuple(words))
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+@pytest.fixture
+def environment(built: Built) -> Iterator[ContainerEnvironment]:
+    made = container.environment(built.root, BUILD_ID)
+    yield made
+    made.close()
+    assert docker_engine.docker(built.address, "ps", "-aq") == ""
+
+
+def copy_checkout(target: Path) -> Path:
+    for folder in ("docker", "harness", "requirements"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+    return target
+
+
+def tiny_weights(folder: Path) -> Located:
+    made = write(tiny(of(registry.load(ROOT).get(NAME))), "Q4_K_M", out=folder / "tiny.gguf")
+    key = planning.ModelKey(name=NAME, file_type="Q4_K_M", weights=Weights.PROXY)
+    ref = replace(studies.model_ref(key), file=made.path.name, sha256=made.sha256, architecture=made.architecture)
+    return Located(path=made.path, ref=ref)
+
+
+def small_plan(*limits: int) -> planning.Plan:
+    """Two rounds of a tiny model; with limits, one run alone for each."""
+    if not limits:
+        return studies.plan_of(studies.suite(studies.experiment(models=(NAME,), rounds=2)))
+    vary = Variation(memory_limit_bytes=limits)
+    chosen = studies.experiment("ceiling", RunKind.SOLO, models=(NAME,), rounds=1, vary=vary)
+    return studies.plan_of(studies.suite(chosen))
+
+
+def task_of(built: Built, environment: ContainerEnvironment) -> Task:
+    plan = small_plan()
+    refs = dict.fromkeys(plan.model_keys(), built.weights.ref)
+    spec = planning.bind(plan, plan.cohorts[0], refs, environment.build_id, environment.kind)[0]
+    return Task(spec=spec, model_path=str(built.weights.path))
+
+
+def run_plan(built: Built, environment: ContainerEnvironment, plan: planning.Plan, folder: Path) -> list[Record]:
+    store = Store.open(folder, resume=False)
+    study = studies.study_of(store, environment, plan)
+    located = dict.fromkeys(plan.model_keys(), built.weights)
+    Runner(dataclasses.replace(study, located=located), None, studies.Listener(), StopFlag()).run()
+    store.close()
+    return list(read(folder / "runs.jsonl"))
+
+
+def until(condition: str, built: Built, *arguments: str) -> None:
+    deadline = time.monotonic() + 30
+    while docker_engine.docker(built.address, *arguments) != condition:
+        assert time.monotonic() < deadline, f"{arguments} never gave {condition!r}"
+        time.sleep(0.1)
+
+
+def test_an_image_is_built_without_network_and_says_what_it_is(built: Built) -> None:
+    found = json.loads(docker_engine.docker(built.address, "image", "inspect", built.image_id))[0]
+    labels = found["Config"]["Labels"]
+    assert labels["moe-bundle.llama-cpp-commit"] == images.load(ROOT).llama_cpp_commit
+    assert labels["moe-bundle.context-sha256"] == images.context_sha256(built.root, "linux")
+    assert labels["org.opencontainers.image.revision"] == "no git checkout"  # the copy is none
+    assert found["Config"]["User"] == sandbox.IMAGE_USER
+    assert any(line.startswith("Successfully built") for line in built.words)
+
+
+def test_a_worker_does_its_turns_and_reports(built: Built, environment: ContainerEnvironment) -> None:
+    link = Link(environment, task_of(built, environment), Limits())
+    facts = link.ready().facts
+    done = link.turn(Turn(kind=BurstKind.DECODE, round=0, position=0))
+    finished, termination = link.finish()
+    assert (termination.ending, termination.exit_code) == (Ending.OK, 0)
+    assert done.tokens == finished.measured.bursts[-1].tokens > 0
+    assert facts.python.startswith("3.11")
+    assert environment.image_digest == built.image_id
+
+
+def test_a_study_records_the_container(built: Built, environment: ContainerEnvironment, tmp_path: Path) -> None:
+    records = run_plan(built, environment, small_plan(), tmp_path / "data")
+    assert [record.termination.ending for record in records] == [Ending.OK]
+    assert records[0].spec.environment is EnvironmentKind.CONTAINER
+    assert records[0].measured is not None
+    assert len(records[0].measured.bursts) == 4  # prefill and decode, two rounds
+
+
+def test_the_inside_is_shut(built: Built, environment: ContainerEnvironment) -> None:
+    process = environment.start(task_of(built, environment))
+    process.read_line(60)
+    found = json.loads(inside(built, process, SELF_PORTRAIT))
+    process.kill()
+    process.wait()
+    assert (found["uid"], found["gid"]) == (10001, 10001)
+    assert (found["effective"], found["bounding"], found["no_new_privileges"]) == (0, 0, "1")
+    assert (found["interfaces"], found["routes"]) == (["lo"], 0)
+    assert (found["root"], found["etc"], found["model_read_only"]) == ("EROFS", "EROFS", True)
+    assert found["tmp"] == "allowed"
+    assert found["compilers"] == []
+
+
+def inside(built: Built, process: ContainerProcess, script: str) -> str:
+    return docker_engine.docker(built.address, "exec", process.container_id, "python", "-c", script)
+
+
+def test_the_memory_ceiling_is_a_result_and_the_matrix_goes_on(
+    built: Built, environment: ContainerEnvironment, tmp_path: Path
+) -> None:
+    records = run_plan(built, environment, small_plan(SMALL_BYTES, 2 << 30), tmp_path / "data")
+    ends = {record.spec.settings.memory_limit_bytes: record.termination for record in records}
+    assert ends[2 << 30].ending is Ending.OK
+    killed = ends[SMALL_BYTES]
+    assert (killed.ending, killed.oom_killed, killed.exit_code, killed.signal) == (Ending.OOM, True, None, 9)
+    within = next(record for record in records if record.termination.ending is Ending.OK)
+    assert within.measured is not None
+    assert within.measured.memory is not None
+    assert within.measured.memory.ceiling_bytes == 2 << 30
+
+
+def test_a_crash_keeps_its_signal(built: Built, environment: ContainerEnvironment) -> None:
+    link = Link(environment, task_of(built, environment), Limits())
+    link.ready()
+    container_id = docker_engine.docker(built.address, "ps", "-q")
+    docker_engine.docker(built.address, "kill", "--signal", "SEGV", container_id)
+    with pytest.raises(LinkBroken) as broken:
+        link.turn(Turn(kind=BurstKind.DECODE, round=0, position=0))
+    termination = broken.value.termination
+    assert (termination.ending, termination.signal, termination.oom_killed) == (Ending.CRASH, signal.SIGSEGV, False)
+    assert "Segmentation fault" in termination.message  # faulthandler's last words, through stderr
+
+
+def test_a_hanging_worker_leaves_its_stack(built: Built, environment: ContainerEnvironment) -> None:
+    process = environment.start(task_of(built, environment))
+    process.read_line(60)
+    with pytest.raises(TimeoutError):
+        process.read_line(0.1)
+    process.dump_stack()
+    process.kill()
+    ended = process.wait()
+    assert (ended.signal, ended.oom_killed) == (9, False)
+    assert "harness/measure/worker.py" in process.last_words()
+
+
+def test_a_killed_runner_leaves_nothing_that_the_next_one_does_not_remove(built: Built, tmp_path: Path) -> None:
+    runner = abandoned_runner(built, tmp_path)
+    foreign = docker_engine.docker(built.address, "create", "--entrypoint", "true", built.image_id)
+    try:
+        until("1", built, "ps", "-q", "--filter", f"label={sandbox.LABEL_PID}={runner.pid}", "--format", "1")
+        container.environment(built.root, BUILD_ID).close()  # the runner lives: its container stays
+        assert docker_engine.docker(built.address, "ps", "-q", "--filter", "label=moe-bundle.run")
+        os.kill(runner.pid, signal.SIGKILL)
+        runner.wait()
+        until("", built, "ps", "-q", "--filter", "label=moe-bundle.run")  # its input ended, so it ended
+        assert docker_engine.docker(built.address, "ps", "-aq", "--filter", "label=moe-bundle.run")
+        container.environment(built.root, BUILD_ID).close()
+        assert docker_engine.docker(built.address, "ps", "-aq", "--no-trunc") == foreign
+    finally:
+        runner.kill()
+        docker_engine.docker(built.address, "rm", foreign)
+
+
+def abandoned_runner(built: Built, folder: Path) -> subprocess.Popen[bytes]:
+    """A process that starts a worker and then does nothing."""
+    environment = container.environment(built.root, BUILD_ID)
+    task = folder / "task.json"
+    task.write_bytes(protocol.encode(task_of(built, environment)))
+    environment.close()
+    script = f"""
+import pathlib, time
+from harness import protocol
+from harness.study.environments import container
+made = container.environment(pathlib.Path({str(built.root)!r}), "test")
+worker = made.start(protocol.decode_task(pathlib.Path({str(task)!r}).read_bytes()))
+time.sleep(600)
+"""
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+
+
+def test_closing_removes_what_still_runs(built: Built) -> None:
+    environment = container.environment(built.root, BUILD_ID)
+    environment.start(task_of(built, environment))
+    assert docker_engine.docker(built.address, "ps", "-q")
+    environment.close()
+    assert docker_engine.docker(built.address, "ps", "-aq") == ""
+
+
+def test_an_emulated_board_runs_with_its_runtime(built: Built) -> None:
+    board = ContainerEnvironment(container.connect("1.41"), built.image_id, BUILD_ID, DeviceKind.JETSON)
+    process = board.start(task_of(built, board))
+    container_id = docker_engine.docker(built.address, "ps", "-q")
+    runtime = docker_engine.docker(built.address, "inspect", "--format", "{{.HostConfig.Runtime}}", container_id)
+    assert process.read_line(60)
+    process.kill()
+    process.wait()
+    board.close()
+    assert runtime == "nvidia"
+
+
+def test_an_image_of_another_state_is_refused(built: Built, tmp_path: Path) -> None:
+    changed = copy_checkout(tmp_path / "changed")
+    (changed / "harness" / "clock.py").write_text("# changed\n")
+    with pytest.raises(EnvironmentLacking, match=r"another state of this checkout.*artifact build --device cpu"):
+        container.environment(changed, BUILD_ID)
+
+
+def test_a_build_that_fails_says_why(built: Built) -> None:
+    options = BuildOptions(wheelhouse=CACHE / "wheelhouse", base="moe-test-nowhere:none")
+    with pytest.raises(EnvironmentLacking, match="--base"):
+        container.build(built.root, DeviceKind.CPU, options, lambda _line: None)
