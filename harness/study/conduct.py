@@ -10,8 +10,7 @@ from typing import Protocol
 
 from harness.models.partfile import Progress as FetchProgress
 from harness.options import StudyOptions
-from harness.records import Origin
-from harness.study import power_mode, prepare, weights
+from harness.study import detect_device, power_mode, prepare, weights
 from harness.study.environments.base import Environment
 from harness.study.prepare import Draft
 from harness.study.progress import Progress
@@ -57,7 +56,7 @@ def conduct(root: Path, options: StudyOptions, drafted: Draft, store: Store, wat
         prompts=drafted.prompts,
         environment=environment,
         store=store,
-        facts=study_facts(root, environment.image_digest, Origin.MEASURED),
+        facts=study_facts(root, environment.image_digest, detect_device.origin()),
         gates=prepare.gates(drafted.device, options.out),
         wishes=() if drafted.suite.tiny else prepare.wishes(drafted.device),
         gate_timeout_s=GATE_TIMEOUT_S,

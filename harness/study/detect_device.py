@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import hostfiles
 from harness.errors import EnvironmentLacking
-from harness.records import DeviceKind
+from harness.records import DeviceKind, Origin
 
 _L4T = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
 _TITLES = {
@@ -52,6 +52,13 @@ def require(kind: DeviceKind, root: Path = Path("/"), machine: str = "") -> None
         where=f"--device {kind.value}",
         cure=f"{_CURES[kind]}, or use --device {found.value}",
     )
+
+
+def origin(root: Path = Path("/")) -> Origin:
+    """Emulated where jetson-stats' test mode has its board (/fake_sys): found, so that nobody has to remember it."""
+    board = root / "fake_sys"
+    emulated = board.is_dir() and any(board.iterdir())  # an empty folder is only another namespace's mount point
+    return Origin.EMULATED if emulated else Origin.MEASURED
 
 
 def l4t_release(root: Path = Path("/")) -> tuple[int, str] | None:
