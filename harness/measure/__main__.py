@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 
-from harness.measure.orphans import die_with_parent
 from harness.measure.worker import Worker
+from harness.orphans import die_with_parent
 
 
 def main() -> int:

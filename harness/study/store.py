@@ -140,26 +140,13 @@ class Store:
 
     def describe(self, info: DatasetInfo) -> None:
         """Write dataset.json, whole or not at all."""
-        self._replace(DATASET, msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
+        replace_file(self.folder / DATASET, msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
 
     def seal(self) -> None:
         """Write SHA256SUMS over the raw data, in the form of `sha256sum -c`."""
         names = [name for name in (DATASET, RUNS) if (self.folder / name).exists()]
         lines = [f"{sha256(self.folder / name)}  {name}\n" for name in names]
-        self._replace(SUMS, "".join(lines).encode())
-
-    def _replace(self, name: str, data: bytes) -> None:
-        temporary = self.folder / f".{name}.part"
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / name)
-            sync_folder(self.folder)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise _no_space(error, self.folder) from error
+        replace_file(self.folder / SUMS, "".join(lines).encode())
 
     def close(self) -> None:
         """Let the next runner in."""
@@ -195,6 +182,25 @@ def salvage(path: Path, target: Path) -> tuple[int, int]:
             sink.write(line if line.endswith(b"\n") else line + b"\n")
             kept += 1
     return kept, dropped
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        EnvironmentLacking, UsageError: the disk is full, or the folder can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _no_space(error, path.parent) from error
 
 
 def sync_folder(folder: Path) -> None:

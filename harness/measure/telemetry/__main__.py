@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from harness import telemetry_protocol as protocol
-from harness.measure.orphans import die_with_parent
 from harness.measure.telemetry.detect import detect
 from harness.measure.telemetry.serve import Lines, Server, write_all
 from harness.measure.telemetry.session import Session
+from harness.orphans import die_with_parent
 
 
 def main() -> int:

@@ -1,0 +1,198 @@
+"""The cross-check: the same cells through this harness and through llama-bench of the same commit, turn by turn.
+
+Both processes are alive together; in every round, in seeded random order, the worker decodes one burst and llama-bench
+runs one test, while the other stands still. Raw times go to crosscheck.json; ratios are made of them in the analysis.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from harness import crosscheck_file
+from harness.crosscheck_file import (
+    CROSSCHECK,
+    CROSSCHECK_SCHEMA,
+    BenchFacts,
+    Crosscheck,
+    CrosscheckCell,
+    CrosscheckRound,
+)
+from harness.errors import EnvironmentLacking
+from harness.options import StudyOptions
+from harness.protocol import Task, Turn, WorkerFacts
+from harness.records import BurstKind, Measured, ModelRef, RunKind, RunSpec
+from harness.study import plan as planning
+from harness.study import prepare, weights
+from harness.study.conduct import WeightsListener
+from harness.study.environments.base import Environment
+from harness.study.link import Limits, Link, LinkBroken
+from harness.study.llama_bench import BenchBroken, LlamaBench
+from harness.study.store import replace_file
+from harness.units import human_bytes
+
+SUITE = "crosscheck"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One model with what both sides are told."""
+
+    spec: RunSpec
+    model_path: Path
+    blocks: int
+    rounds: int
+
+
+def crosscheck(
+    root: Path, llama_bench: Path, options: StudyOptions, listener: WeightsListener, say: Say, rounds: int = 0
+) -> Crosscheck:
+    """Run every cell of the suite through both, and write crosscheck.json after each.
+
+    Args:
+        root: of the checkout.
+        llama_bench: the program.
+        options: device, weights, suite (its rounds are what is run; `SUITE` by default) and `out`, the dataset folder.
+        listener: told of weights that are brought.
+        say: told of each cell.
+        rounds: a block; 0: as the suite says.
+
+    Raises:
+        EnvironmentLacking: there is no such program, or the disk is full.
+        UsageError, ConfigError, IntegrityError: as for a study.
+    """
+    program = llama_bench.resolve()
+    if not (program.is_file() and os.access(program, os.X_OK)):
+        cure = "`./artifact build-llama-bench` makes one of the same commit"
+        raise EnvironmentLacking("no such program", where=str(llama_bench), cure=cure)
+    environment = prepare.environment(root, options)
+    found = Crosscheck(
+        schema=CROSSCHECK_SCHEMA,
+        synthetic=options.fake,
+        taken_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        harness=None,
+        bench=None,
+        cells=(),
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    for cell in _cells(root, options, environment, listener, rounds):
+        say(f"{cell.spec.model.name}: {cell.blocks} x {cell.rounds} rounds beside llama-bench")
+        pair = _Pair(root, program, environment, cell)
+        measured = pair.run()
+        found = msgspec.structs.replace(
+            found,
+            cells=(*found.cells, measured),
+            harness=found.harness or pair.harness,
+            bench=found.bench or pair.bench,
+        )
+        replace_file(options.out / CROSSCHECK, crosscheck_file.encode(found))
+        if measured.incomplete:
+            say(f"{cell.spec.model.name}: {measured.incomplete.splitlines()[0]}")
+    return found
+
+
+def _cells(
+    root: Path, options: StudyOptions, environment: Environment, listener: WeightsListener, rounds: int
+) -> Iterator[Cell]:
+    drafted = prepare.draft(root, options, (RunKind.ROUNDS,))
+    located = weights.locate(drafted.registry, drafted.plan.model_keys(), drafted.folders, listener, on_fetch=listener)
+    refs: dict[planning.ModelKey, ModelRef] = {key: one.ref for key, one in located.items()}
+    seen = set()
+    for cohort in drafted.plan.cohorts:
+        specs = planning.bind(drafted.plan, cohort, refs, environment.build_id, environment.kind)
+        for cell, spec in zip(cohort.cells, specs, strict=True):
+            if cell.label not in seen:
+                seen.add(cell.label)
+                experiment = cohort.experiment
+                path = located[cell.key].path
+                yield Cell(spec=spec, model_path=path, blocks=experiment.blocks, rounds=rounds or experiment.rounds)
+
+
+class _Pair:
+    """Both sides of one cell."""
+
+    def __init__(self, root: Path, program: Path, environment: Environment, cell: Cell) -> None:
+        self._root, self._program, self._environment, self._cell = root, program, environment, cell
+        self.harness: WorkerFacts | None = None
+        self.bench: BenchFacts | None = None
+
+    def run(self) -> CrosscheckCell:
+        """All blocks; where one breaks, the cell says why and ends."""
+        blocks: list[tuple[CrosscheckRound, ...]] = []
+        incomplete = self._too_large()
+        try:
+            while not incomplete and len(blocks) < self._cell.blocks:
+                blocks.append(self._block(len(blocks)))
+        except LinkBroken as broken:
+            incomplete = f"the worker ended: {broken.termination.ending.value}, {broken.termination.message}"
+        except BenchBroken as broken:
+            incomplete = str(broken)
+        spec = self._cell.spec
+        return CrosscheckCell(
+            model=spec.model,
+            threads=spec.settings.threads,
+            depth_tokens=spec.workload.depth_tokens,
+            decode_tokens=spec.workload.decode_tokens,
+            settle_tokens=spec.workload.settle_tokens,
+            blocks=tuple(blocks),
+            incomplete=incomplete,
+        )
+
+    def _too_large(self) -> str:
+        one_bytes = self._cell.spec.model.size_bytes * planning.RESIDENT_FACTOR + planning.RESIDENT_EXTRA_BYTES
+        available_bytes = psutil.virtual_memory().available
+        if 2 * one_bytes <= available_bytes:
+            return ""
+        needed = human_bytes(2 * one_bytes)
+        return f"both sides at once need about {needed} of memory, {human_bytes(available_bytes)} are available"
+
+    def _block(self, number: int) -> tuple[CrosscheckRound, ...]:
+        cell = self._cell
+        order = random.Random(f"{cell.spec.schedule.seed}:{cell.spec.run_id}:{number}")  # noqa: S311 - an order
+        # llama-bench loads within its first turn: there the worker comes after
+        firsts = [False, *(order.random() < 0.5 for _ in range(cell.rounds - 1))]
+        link = Link(self._environment, Task(spec=cell.spec, model_path=str(cell.model_path)), Limits())
+        try:
+            self.harness = link.ready().facts
+            with closing(LlamaBench(self._root, self._program, cell.model_path, cell.spec, cell.rounds)) as bench:
+                theirs = [self._round(link, bench, place, first) for place, first in enumerate(firsts)]
+                self.bench = bench.facts
+            measured = link.finish()[0].measured
+        finally:
+            link.abandon()
+        return _rounds(measured, firsts, theirs)
+
+    @staticmethod
+    def _round(link: Link, bench: LlamaBench, number: int, harness_first: bool) -> tuple[tuple[int, ...], int]:
+        turn = Turn(kind=BurstKind.DECODE, round=number, position=0 if harness_first else 1)
+        if harness_first:
+            link.turn(turn)
+            return bench.turn()
+        theirs = bench.turn()
+        link.turn(turn)
+        return theirs
+
+
+def _rounds(
+    measured: Measured, firsts: list[bool], theirs: list[tuple[tuple[int, ...], int]]
+) -> tuple[CrosscheckRound, ...]:
+    bursts = {burst.round: burst for burst in measured.bursts}
+    return tuple(
+        CrosscheckRound(
+            round=number,
+            harness_first=first,
+            token_ns=bursts[number].token_ns,
+            repetition_ns=repetition_ns,
+            suspended_ns=suspended_ns,
+        )
+        for number, (first, (repetition_ns, suspended_ns)) in enumerate(zip(firsts, theirs, strict=True))
+    )
