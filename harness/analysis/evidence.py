@@ -13,6 +13,7 @@ from harness.analysis.load import Dataset, Loaded, load
 from harness.analysis.names import ModelNames, setup_label
 from harness.analysis.ratios import Ratio, ratios
 from harness.analysis.runs import Cell, Run, Setup
+from harness.crosscheck_file import Crosscheck
 from harness.records import Host, RunKind, TaintKind
 
 
@@ -31,6 +32,11 @@ class Evidence:
     def datasets(self) -> tuple[Dataset, ...]:
         """Datasets in the order given."""
         return self.loaded.datasets
+
+    @property
+    def crosschecks(self) -> tuple[Crosscheck, ...]:
+        """What llama-bench said of the same cells, where it was asked."""
+        return tuple(dataset.crosscheck for dataset in self.datasets if dataset.crosscheck is not None)
 
     @property
     def runs(self) -> tuple[Run, ...]:

@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 
 from harness.analysis.bursts import BurstColumns, Bursts
+from harness.analysis.crosscheck import read_crosscheck
 from harness.analysis.power import pack, why_no_power
 from harness.analysis.runs import Cell, Experts, Run, Setup, Shared, peak_memory, plain_workload
 from harness.analysis.thermal import peaks
 from harness.analysis.views import DatasetFile, MeasuredView, RecordView
+from harness.crosscheck_file import Crosscheck
 from harness.errors import BundleError, IntegrityError, UsageError
 from harness.records import SCHEMA_VERSION, Ending
 
@@ -33,6 +35,7 @@ class Dataset:
     digest: str  # of all lines, whatever their order
     runs: tuple[Run, ...]
     superseded: int  # failed attempts of runs that a later attempt completed
+    crosscheck: Crosscheck | None  # null where llama-bench was not asked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +97,9 @@ class _Reader:
         lines = sorted(by_id.values(), key=_plan_order)
         self.places += [line.place for line in lines]
         digest_of_all = hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
-        return Dataset(index, read_plan(path), digest_of_all, tuple(line.run for line in lines), superseded)
+        return Dataset(
+            index, read_plan(path), digest_of_all, tuple(line.run for line in lines), superseded, read_crosscheck(path)
+        )
 
     def _take(self, number: int, digest: bytes, view: RecordView, dataset: int) -> _Line:
         place = self._taken
