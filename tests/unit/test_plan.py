@@ -151,7 +151,8 @@ def test_a_device_without_a_thread_count_takes_the_machines() -> None:
         return {cell.settings.threads for cohort in build(suite(), device=device).cohorts for cell in cohort.cells}
 
     assert threads(CPU) == {ROOMY.threads}
-    assert threads(msgspec.structs.replace(CPU, threads=7)) == {7}
+    assert threads(msgspec.structs.replace(CPU, threads=1)) == {1}
+    assert threads(msgspec.structs.replace(CPU, threads=ROOMY.threads + 5)) == {ROOMY.threads}
 
 
 def test_each_round_has_a_seeded_order_of_its_own() -> None:
