@@ -78,7 +78,7 @@ def _same_machine(evidence: Evidence, claim: Claim, seen: Observation) -> bool:
         host = evidence.hosts[setup.fingerprint]
         if scope.host.lower() not in f"{host.accelerator} {host.cpu_model}".lower():
             return False
-        if scope.power_mode and setup.power_mode.lower() != scope.power_mode.lower():
+        if scope.power_mode and scope.power_mode.lower() not in setup.power_mode.lower().split():  # "nvpmodel 15W"
             return False
     return True
 

@@ -36,7 +36,7 @@ TAINT = Taint(kind=TaintKind.THROTTLED, detail="throttle flag rose")
 SWAPPED = Taint(kind=TaintKind.SWAPPED, detail="swap rose by 40 MB")
 MEASURED = Lab(origin=RecordOrigin.MEASURED, noise=0.02, rounds=30)
 MAC = MEASURED.with_(device=DeviceKind.MAC, host=MAC_HOST, weights=Weights.RELEASED)
-JETSON = MEASURED.with_(device=DeviceKind.JETSON, host=JETSON_HOST, weights=Weights.RELEASED, power_mode="15W")
+JETSON = MEASURED.with_(device=DeviceKind.JETSON, host=JETSON_HOST, weights=Weights.RELEASED, power_mode="nvpmodel 15W")
 
 
 def verdict(folder: Path, id_: str, records: Iterable[Record]) -> ClaimVerdict:
@@ -93,7 +93,7 @@ def test_mutated_data_flip_the_verdict(
 
 
 def test_another_power_mode_is_judged_by_direction(tmp_path: Path) -> None:
-    found = verdict(tmp_path, "C2", pair(JETSON.with_(power_mode="MAXN_SUPER"), 0.69))
+    found = verdict(tmp_path, "C2", pair(JETSON.with_(power_mode="nvpmodel MAXN_SUPER"), 0.69))
     assert found.verdict is Verdict.DIRECTION_ONLY
     assert "15W" in found.reason
 
@@ -127,7 +127,7 @@ def drawing(lab: Lab, ratio: float) -> list[Record]:
         (JETSON, 2.1, Verdict.REPRODUCED),
         (JETSON, 1.4, Verdict.DIRECTION_ONLY),
         (JETSON, 0.7, Verdict.NOT_REPRODUCED),
-        (JETSON.with_(power_mode="MAXN_SUPER"), 2.1, Verdict.DIRECTION_ONLY),
+        (JETSON.with_(power_mode="nvpmodel MAXN_SUPER"), 2.1, Verdict.DIRECTION_ONLY),
         (JETSON.with_(weights=Weights.PROXY), 2.1, Verdict.NOT_COMPARABLE),
         (JETSON.with_(origin=RecordOrigin.EMULATED), 2.1, Verdict.NOT_COMPARABLE),
         (MAC, 2.1, Verdict.NOT_COMPARABLE),
