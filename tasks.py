@@ -174,6 +174,88 @@ def release(c: Context, data: Iterable[str] = (), out: str = "", title: str = ""
     cli.run(lambda: cli.release(tuple(data), out, title, check=check))
 
 
+@task(help={"check": "change nothing; exit code 2 when ARTIFACT.md is not up to date"})
+def docs(c: Context, check: bool = False) -> None:
+    """Write ARTIFACT.md from claims and suites."""
+    from harness import cli
+
+    cli.run(lambda: cli.docs(check=check))
+
+
+@task(help={"device": DEVICE, "json": "as JSON"})
+def doctor(c: Context, device: str = "auto", json: bool = False) -> None:
+    """Show what this machine has, lacks, and how to mend it."""
+    from harness import cli
+
+    cli.run(lambda: cli.doctor(device, as_json=json))
+
+
+@task(
+    help={
+        "device": DEVICE,
+        "wheelhouse": "folder of wheels: build without any network",
+        "base": "image in place of the pinned base",
+        "index-url": "package index in place of pip's own",
+        "ca-bundle": "certificates of a company proxy",
+        "native": "tune llama.cpp to this machine's CPU",
+    }
+)
+def build(
+    c: Context,
+    device: str = "auto",
+    wheelhouse: str = "",
+    base: str = "",
+    index_url: str = "",
+    ca_bundle: str = "",
+    native: bool = False,
+) -> None:
+    """Build the pinned image of a device and print its digest."""
+    from harness import cli
+
+    cli.run(
+        lambda: cli.build(
+            device, wheelhouse=wheelhouse, base=base, index_url=index_url, ca_bundle=ca_bundle, native=native
+        )
+    )
+
+
+@task
+def build_llama_bench(c: Context) -> None:
+    """Compile llama-bench from the pinned source distribution, for crosscheck."""
+    from harness import cli
+
+    cli.run(cli.build_llama_bench)
+
+
+@task(
+    help={
+        "llama-bench": "the program",
+        "rounds": "in each block; default: as the suite says",
+        **{k: v for k, v in STUDY_HELP.items() if k != "resume"},
+    }
+)
+def crosscheck(
+    c: Context,
+    llama_bench: str = "",
+    rounds: int = 0,
+    device: str = "auto",
+    suite: str = "crosscheck",
+    weights: str = "auto",
+    out: str = "",
+    env: str = "native",
+) -> None:
+    """Run the same cells through llama-bench in turn; ratio with interval."""
+    from harness import cli, options
+
+    cli.run(
+        lambda: cli.crosscheck(
+            llama_bench,
+            options.study_options(device=device, suite=suite, weights=weights, out=out, env=env, resume=False),
+            rounds,
+        )
+    )
+
+
 @task(
     help={
         "integration": "also with real llama.cpp, Docker and Chromium",

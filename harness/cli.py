@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import BundleError, ConfigError, ExitCode, RunsFailed, UsageError
-from harness.options import StudyOptions
+from harness.errors import BundleError, ConfigError, EnvironmentLacking, ExitCode, RunsFailed, UsageError
+from harness.options import AUTO, StudyOptions, choice
 from harness.records import RunKind
 from harness.units import human_bytes, human_duration
 
@@ -236,3 +236,85 @@ def release(data: Sequence[str], out: str, title: str, *, check: bool) -> None:
         return
     releasing.write([Path(one) for one in data], Path(out), title)
     console.print(f"{out}: {releasing.check(Path(out))} records", markup=False)
+
+
+def docs(*, check: bool) -> None:
+    """Write ARTIFACT.md from claims and suites, or say that it is not what they give."""
+    from harness.cli_docs import artifact_page  # noqa: PLC0415
+    from harness.report.artifact_page import PAGE  # noqa: PLC0415
+
+    text, path = artifact_page(ROOT), ROOT / PAGE
+    if not check:
+        path.write_text(text, encoding="utf-8")
+    elif not path.exists() or path.read_text(encoding="utf-8") != text:
+        raise UsageError("is not what claims and suites give", where=PAGE, cure="run ./artifact docs")
+    _console().print(f"{PAGE}: up to date", markup=False)
+
+
+def doctor(device: str, *, as_json: bool) -> None:
+    """What this machine has, lacks, and how to mend it; exit code 3 when something needed is lacking."""
+    from harness.study import doctor as examining  # noqa: PLC0415
+
+    checks = examining.doctor(ROOT, device)
+    if as_json:
+        print(examining.as_json(checks).decode())  # noqa: T201
+    else:
+        console = _console()
+        for check in checks:
+            cure = f" -> {check.cure}" if check.cure else ""
+            console.print(f"{check.state.value:8} {check.name}: {check.found}{cure}", markup=False)
+    if not examining.sound(checks):
+        raise EnvironmentLacking(
+            "something that the study needs is lacking", where="doctor", cure="see the lines above"
+        )
+
+
+def build(device: str, *, wheelhouse: str, base: str, index_url: str, ca_bundle: str, native: bool) -> None:
+    """Build a device's image and print its digest; macOS has no image, its environment is `.venv`."""
+    from harness.records import DeviceKind  # noqa: PLC0415
+    from harness.study import detect_device  # noqa: PLC0415
+    from harness.study.environments import container  # noqa: PLC0415 - docker loads only where it is used
+    from harness.study.environments.images import BuildOptions  # noqa: PLC0415
+
+    kind = detect_device.detect() if device == AUTO else choice(DeviceKind, device, "--device", also=AUTO)
+    if kind is DeviceKind.MAC:
+        raise UsageError("macOS gives containers no Metal", where="build", cure="./artifact has made .venv already")
+    options = BuildOptions(
+        wheelhouse=Path(wheelhouse) if wheelhouse else None,
+        base=base,
+        index_url=index_url,
+        ca_bundle=Path(ca_bundle) if ca_bundle else None,
+        native=native,
+    )
+    console = _console()
+    digest = container.build(ROOT, kind, options, lambda line: console.print(line, markup=False))
+    console.print(digest, markup=False)
+
+
+def build_llama_bench() -> None:
+    """Compile llama-bench from the pinned source distribution, with the library's own flags."""
+    from importlib.metadata import version  # noqa: PLC0415
+
+    from harness.pins import LLAMA_CPP_COMMITS  # noqa: PLC0415
+    from harness.study.llama_bench_build import build_llama_bench  # noqa: PLC0415
+
+    console = _console()
+    commit = LLAMA_CPP_COMMITS[version("llama-cpp-python")]
+    folder = ROOT / ".cache" / "llama-bench"
+    program = build_llama_bench(ROOT, commit, folder, lambda line: console.print(line, markup=False))
+    console.print(f"{program}", markup=False)
+
+
+def crosscheck(llama_bench: str, options: StudyOptions, rounds: int) -> None:
+    """The same cells through llama-bench, in turn; ratios with intervals."""
+    from harness.cli_progress import WeightsProgress  # noqa: PLC0415
+    from harness.study.crosscheck import crosscheck as checking  # noqa: PLC0415
+
+    if not llama_bench:
+        raise UsageError("name the program", where="--llama-bench", cure="./artifact build-llama-bench makes one")
+    if rounds < 0:
+        raise UsageError("is at least 1", where="--rounds")
+    console = _console()
+    with WeightsProgress(console) as progress:
+        checking(ROOT, Path(llama_bench), options, progress, lambda line: console.print(line, markup=False), rounds)
+    console.print(f"{options.out / 'crosscheck.json'}", markup=False)
