@@ -9,8 +9,7 @@ import llama_cpp
 from llama_cpp import llama_cpp as low
 
 from harness.llamacpp import native
-
-VENDORED_COMMIT = {"0.3.36": "0c1e57098bba43ac29e6e3b677cdceebdd22334f"}
+from harness.pins import LLAMA_CPP_COMMITS
 
 
 def describe() -> dict[str, str]:
@@ -18,7 +17,7 @@ def describe() -> dict[str, str]:
     version = str(llama_cpp.__version__)
     ggml = native.load()
     return {
-        "llama_cpp_commit": VENDORED_COMMIT.get(version, f"unknown ({ggml.base.ggml_commit().decode()})"),
+        "llama_cpp_commit": LLAMA_CPP_COMMITS.get(version, f"unknown ({ggml.base.ggml_commit().decode()})"),
         "llama_cpp_python": version,
         "build_flags": f"ggml {ggml.base.ggml_version().decode()}; {low.llama_print_system_info().decode().strip()}",
         "compiler": _compiler(Path(llama_cpp.__file__).parent / "lib"),

@@ -168,7 +168,7 @@ def environment(root: Path, options: StudyOptions) -> Environment:
         return NativeEnvironment(root, build_id(options))
     from harness.study.environments import container  # noqa: PLC0415 - docker loads only where it is used
 
-    return container.environment(root, build_id(options))
+    return container.environment(root, build_id(options), _device_kind(options))
 
 
 def build_id(options: StudyOptions) -> str:
