@@ -71,7 +71,7 @@ def _flags_of(environment: Path) -> str:
 
 
 def cmake_flags(flags: str, commit: str) -> list[str]:
-    """What llama.cpp's own build is told. Flags of the Python package's own targets mean nothing to llama.cpp's build."""
+    """What llama.cpp's build is told; flags of the Python package's own targets mean nothing to it."""
     kept = [flag for flag in shlex.split(flags) if not re.match(r"-D(LLAVA|MTMD)_BUILD", flag)]
     return [*TOOL_FLAGS, f"-DLLAMA_BUILD_COMMIT={commit}", *kept]
 
