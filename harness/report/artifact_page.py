@@ -23,7 +23,7 @@ OUTPUTS = {  # where a reader finds the numbers behind a verdict, below the repo
     FormulaName.ROUTING_OF_GAP: ("tables/attribution.csv",),
     FormulaName.PROXY_OVER_RELEASED: ("tables/proxy_validity.csv",),
     FormulaName.PROFILE_ADDITIVITY: ("tables/attribution.csv",),
-    FormulaName.VARIANT_RATIO: ("tables/ratios.csv",),
+    FormulaName.VARIANT_RATIO: ("tables/crosscheck.csv",),
     FormulaName.HARNESS_OVERHEAD: ("tables/quality.csv",),
 }
 
