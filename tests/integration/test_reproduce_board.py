@@ -1,0 +1,190 @@
+"""`reproduce` on the emulated board: joules of the report against the scripted curve, a killed server, no claim."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jetson_board
+import msgspec
+import pytest
+
+from harness.analysis.claims import ClaimVerdict, Verdict
+from harness.analysis.claims import Origin as ClaimOrigin
+from harness.records import BurstKind, Ending, Origin, Record, RunKind, TaintKind, decode, encode
+from harness.report.render import ReportSummary, write_report
+
+pytestmark = [pytest.mark.jetson, pytest.mark.llama]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Bursts that a sensor of ten readings a second can see; those of `smoke` last milliseconds and rightly give no joule.
+SUITE = """
+title = "Joules on the emulated board"
+minutes = 1
+tiny = true
+
+[[experiments]]
+name = "headline"
+title = "Decode in rounds"
+kind = "rounds"
+models = ["olmoe-1b-7b", "llama-3.2-1b"]
+rounds = 6
+prompt_tokens = 32
+depth_tokens = 32
+decode_seconds = 0.7
+prefill_every = 0
+"""
+# Runs the study; with a name of a record file as second argument the server dies 2 s after the first record is there.
+DRIVER = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from harness import cli
+from harness.options import study_options
+root, suite, out, kill = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "kill"
+def assassin():
+    records = Path(out) / "runs.jsonl"
+    while not (records.exists() and records.stat().st_size):
+        time.sleep(0.05)
+    time.sleep(2.0)
+    os.killpg(int(os.environ["JETSON_BOARD_SERVER"]), signal.SIGKILL)
+if kill:
+    threading.Thread(target=assassin, daemon=True).start()
+cli.ROOT = root
+asked = study_options(device="jetson", suite=suite, weights="proxy", out=out, env="native", resume=False)
+cli.run(lambda: cli.reproduce(asked))
+"""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study on the board left behind."""
+
+    exit_code: int
+    records: tuple[Record, ...]
+    out: Path
+    output: str
+
+
+def reproduce(folder: Path, suite: str, *, kill: bool = False) -> Study:
+    if reason := jetson_board.lacking():
+        pytest.skip(reason)
+    root, tree, out = folder / "checkout", folder / "tree", folder / "out"
+    for name in ("harness", "requirements", "checksums", "pyproject.toml"):
+        root.mkdir(exist_ok=True)
+        (root / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "configs", root / "configs")
+    (root / "configs/suites/board.toml").write_text(SUITE)
+    tree.mkdir()
+    command = [sys.executable, "-c", DRIVER, str(root), suite, str(out), "kill" if kill else "live"]
+    path = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests/fixtures'}"
+    done = subprocess.run(
+        jetson_board.board_command(tree, command),
+        env=os.environ | {"PYTHONPATH": path, "MOE_BUNDLE_MODELS": str(folder / "models")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    lines = (out / "runs.jsonl").read_bytes().splitlines() if (out / "runs.jsonl").exists() else []
+    return Study(done.returncode, tuple(map(decode, lines)), out, done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="module")
+def energetic(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return reproduce(tmp_path_factory.mktemp("energetic"), "board")
+
+
+@pytest.fixture(scope="module")
+def clean(energetic: Study, tmp_path_factory: pytest.TempPathFactory) -> ReportSummary:
+    """Report of the same records without the taints that neighbours of this test caused."""
+    folder = tmp_path_factory.mktemp("clean")
+    (folder / "runs.jsonl").write_bytes(b"".join(encode(without_neighbours(one)) for one in energetic.records))
+    return write_report([folder / "runs.jsonl"], folder / "report")
+
+
+@pytest.fixture(scope="module")
+def robbed(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return reproduce(tmp_path_factory.mktemp("robbed"), "smoke", kill=True)
+
+
+def without_neighbours(record: Record) -> Record:
+    """Other programs of the machine that runs this test do not change joules under a scripted curve."""
+    kept = tuple(taint for taint in record.taints if taint.kind is TaintKind.SENSOR_LOST)
+    return msgspec.structs.replace(record, taints=kept)
+
+
+def decode_truth_j_per_token(records: Sequence[Record]) -> float:
+    """Integral of the scripted curve over the records' own decode windows, over their tokens."""
+    measured = [record.measured for record in records if record.measured]
+    bursts = [burst for one in measured for burst in one.bursts if burst.kind is BurstKind.DECODE]
+    energy_mj: float = sum(jetson_board.curve_mj(burst.start_ns, burst.end_ns) for burst in bursts)
+    return energy_mj / 1000 / sum(burst.tokens for burst in bursts)
+
+
+def is_of(record: Record, shown: str) -> bool:
+    """Whether a row of the report, by the model's name in it, speaks of this record's model."""
+    return shown.lower().startswith(record.spec.model.name)
+
+
+def paper_verdicts(verdicts: Sequence[ClaimVerdict]) -> dict[str, Verdict]:
+    return {verdict.id: verdict.verdict for verdict in verdicts if verdict.origin is ClaimOrigin.PAPER}
+
+
+def test_joules_of_the_report_agree_with_the_scripted_curve(energetic: Study, clean: ReportSummary) -> None:
+    assert energetic.exit_code == 0, energetic.output
+    with (clean.html.parent / "tables/energy.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["channel"] == "VDD_IN" and row["kind"] == "decode"]
+    assert len(rows) == 2
+    for row in rows:
+        truth = decode_truth_j_per_token([one for one in energetic.records if is_of(one, row["model"])])
+        assert row["windows_left_out"] == "0"
+        assert row["source"] == "jtop"
+        assert "emulated" in row["marks"]
+        assert float(row["gross_low_j_per_token"]) <= truth <= float(row["gross_high_j_per_token"])
+        assert float(row["error_percent"]) < 10
+        assert float(row["gross_j_per_token"]) == pytest.approx(truth, rel=float(row["error_percent"]) / 100)
+
+
+def test_what_the_board_shows_of_a_claim_is_refused_as_emulated(clean: ReportSummary) -> None:
+    seen = {verdict.id: verdict for verdict in clean.verdicts}
+    for claim in ("C2", "C3"):
+        assert seen[claim].value is not None
+        assert seen[claim].verdict is Verdict.NOT_COMPARABLE
+        assert "emulated records satisfy no claim" in seen[claim].reason
+
+
+def test_records_of_the_board_are_emulated_and_satisfy_no_claim(energetic: Study, robbed: Study) -> None:
+    for study in (energetic, robbed):
+        assert study.records, study.output
+        assert {record.origin for record in study.records} == {Origin.EMULATED}
+        assert {record.provenance.power_mode for record in study.records} == {"nvpmodel 15W"}
+        assert {record.spec.device.value for record in study.records} == {"jetson"}
+        verdicts = paper_verdicts(write_report([study.out], study.out / "again").verdicts)
+        assert len(verdicts) == 7
+        assert Verdict.REPRODUCED not in verdicts.values()
+        assert Verdict.DIRECTION_ONLY not in verdicts.values()
+
+
+def test_a_server_killed_mid_run_taints_and_the_matrix_goes_on(robbed: Study) -> None:
+    assert robbed.exit_code == 0, robbed.output
+    assert len(robbed.records) == 15
+    assert {record.termination.ending for record in robbed.records} == {Ending.OK}
+    assert {record.spec.kind for record in robbed.records} == {
+        RunKind.ROUNDS,
+        RunKind.SOLO,
+        RunKind.PROFILE,
+        RunKind.ROUTING,
+    }
+    lost = [r for r in robbed.records if any(taint.kind is TaintKind.SENSOR_LOST for taint in r.taints)]
+    assert lost
+    last = robbed.records[-1].telemetry
+    assert last is not None
+    assert last.absent["jtop"].startswith("lost: ")
+    assert "VDD_IN" not in {channel.name for channel in last.channels}
+    assert (robbed.out / "report.html").stat().st_size > 10_000
