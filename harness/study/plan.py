@@ -87,25 +87,26 @@ class Cohort:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What of this machine shapes the plan."""
+
+    threads: int
+    memory_available_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All cohorts in the order in which they run."""
 
     suite: str
     device: DeviceKind
     seed: int
+    machine: Machine
     cohorts: tuple[Cohort, ...]
 
     def model_keys(self) -> tuple[ModelKey, ...]:
         """Every model that is needed, once."""
         return tuple(sorted({cell.key for cohort in self.cohorts for cell in cohort.cells}))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What of this machine shapes the plan."""
-
-    threads: int
-    memory_available_bytes: int
 
 
 def build(
@@ -133,7 +134,7 @@ def build(
         random.Random(f"{seed}:{block}").shuffle(members)  # noqa: S311 - an order, no secret
         ordered.extend(members)
     numbered = tuple(replace(cohort, order=order, seed=seed) for order, cohort in enumerate(ordered))
-    return Plan(suite=name, device=device.kind, seed=seed, cohorts=numbered)
+    return Plan(suite=name, device=device.kind, seed=seed, machine=machine, cohorts=numbered)
 
 
 def _cohorts(

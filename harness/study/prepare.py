@@ -32,6 +32,7 @@ from harness.study.gates import (
     TemperatureBand,
 )
 from harness.study.plan import Cell, Machine, Plan
+from harness.study.store import read_info
 from harness.study.weights import Folders
 
 RECORDS_BYTES = 200_000_000
@@ -80,7 +81,7 @@ def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = ()) ->
     suite = _with_prompts(suite, [prompt.prompt_id for prompt in prompts])
     chosen = _weights(options, device, known, suite, folders(root))
     suite, left_out = _without_text_on_proxies(suite, chosen)
-    machine = Machine(threads=usable_cores(), memory_available_bytes=psutil.virtual_memory().available)
+    machine = Machine(threads=usable_cores(), memory_available_bytes=_memory_bytes(options))
     size_of = functools.cache(functools.partial(weights.planned_bytes, known))
     planned = plan.build(options.suite, suite, device, chosen, machine, size_of)
     return Draft(
@@ -94,6 +95,14 @@ def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = ()) ->
         prompts={prompt.prompt_id: prompt.text for prompt in prompts},
         left_out=left_out,
     )
+
+
+def _memory_bytes(options: StudyOptions) -> int:
+    """Available memory; on resume as the interrupted study found it: other memory gives other cohorts, other runs."""
+    kept = read_info(options.out) if options.resume else None
+    if kept is not None and kept.suite == options.suite and kept.memory_available_bytes:
+        return kept.memory_available_bytes
+    return psutil.virtual_memory().available
 
 
 def _without_text_on_proxies(suite: Suite, chosen: Weights) -> tuple[Suite, dict[str, str]]:

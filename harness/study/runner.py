@@ -31,7 +31,7 @@ from harness.study.plan import Cohort, ModelKey, Plan
 from harness.study.progress import Progress
 from harness.study.provenance import StudyFacts, make_record
 from harness.study.sampler import SamplerHandle, SamplerLost
-from harness.study.store import DatasetInfo, PlannedRun, Store
+from harness.study.store import DatasetInfo, PlannedRun, Store, read_info
 from harness.study.weights import Located
 
 POWER = (Quantity.POWER_MW, Quantity.ENERGY_MJ)
@@ -140,9 +140,17 @@ class Runner:
             suite=plan.suite,
             device=plan.device.value,
             seed=plan.seed,
-            planned=planned,
+            planned=(*planned, *self._planned_before({run.run_id for run in planned})),
+            memory_available_bytes=plan.machine.memory_available_bytes,
             not_run=dict(self._study.left_out),
         )
+
+    def _planned_before(self, ids: set[str]) -> Iterator[PlannedRun]:
+        """Recorded runs that another command planned here: `bench`, then `profile --resume`."""
+        before = read_info(self._study.store.folder)
+        for run in before.planned if before else ():
+            if run.run_id not in ids and run.run_id in self._study.store.finished:
+                yield run
 
     def _run_cohort(self, cohort: Cohort, specs: Sequence[RunSpec]) -> None:
         missing = self._missing(specs)

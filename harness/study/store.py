@@ -49,6 +49,23 @@ class DatasetInfo(Struct, frozen=True):
     seed: int
     planned: tuple[PlannedRun, ...]
     not_run: dict[str, str] = msgspec.field(default_factory=dict)
+    memory_available_bytes: int = 0  # when the plan was made: decides which models are alive together
+
+
+def read_info(folder: Path) -> DatasetInfo | None:
+    """dataset.json; null where there is none.
+
+    Raises:
+        IntegrityError: it is damaged.
+    """
+    path = folder / DATASET
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=DatasetInfo)
+    except (msgspec.DecodeError, RecursionError) as error:
+        cure = "remove it: --resume writes it anew"
+        raise IntegrityError(f"not a dataset description: {error}", where=str(path), cure=cure) from None
 
 
 Opener = Callable[[Path], BinaryIO]

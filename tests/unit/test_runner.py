@@ -12,9 +12,12 @@ import msgspec
 import pytest
 from studies import FOUR, Listener, ThreadEnvironment, experiment, plan_of, run_study, specs_of, study_of, suite
 
+from harness import cli
 from harness.errors import Interrupted
-from harness.records import Burst, BurstKind, Ending, Origin, Record, RunKind, TaintKind
+from harness.options import StudyOptions
+from harness.records import Burst, BurstKind, Ending, Origin, Record, RunKind, TaintKind, Weights
 from harness.study import plan as planning
+from harness.study import prepare
 from harness.study import store as storing
 from harness.study.environments.base import Environment
 from harness.study.gates import Closed, Gate
@@ -166,6 +169,45 @@ def test_ctrl_c_is_heard_while_a_gate_is_closed(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, gates=(Pressing(),), gate_s=600.0)
     assert ids(tmp_path) == []
+
+
+def test_a_command_that_plans_other_runs_keeps_what_was_planned_before(tmp_path: Path) -> None:
+    first = plan_of(suite(experiment()))
+    second = plan_of(suite(experiment("memory", RunKind.SOLO)))
+    run(tmp_path, plan=first)
+    run(tmp_path, plan=second)
+    info = storing.read_info(tmp_path)
+    assert info is not None
+    assert {planned.run_id for planned in info.planned} == {
+        spec.run_id for spec in (*specs_of(first), *specs_of(second))
+    }
+
+
+def test_resume_plans_with_the_memory_that_the_study_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other memory would put models together that ran apart: other cohorts, and every run once more."""
+
+    class Memory:
+        def __init__(self, available: int) -> None:
+            self.available = available
+
+    def drafted(available: int, *, resume: bool) -> Plan:
+        monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(available))
+        options = StudyOptions(
+            suite="quick", device="cpu", weights=Weights.PROXY, out=tmp_path, resume=resume, fake=True
+        )
+        return prepare.draft(cli.ROOT, options).plan
+
+    plan = drafted(64_000_000_000, resume=False)
+    assert drafted(3_000_000_000, resume=False) != plan
+    store = Store.open(tmp_path, resume=False)
+    stop = StopFlag()
+    stop.requested = True
+    with pytest.raises(Interrupted):
+        run_study(study_of(store, ThreadEnvironment(), plan), stop=stop)
+    store.close()
+    assert drafted(3_000_000_000, resume=True) == plan
 
 
 def test_the_rest_of_a_cohort_is_not_paired_with_what_ran_before(tmp_path: Path) -> None:
