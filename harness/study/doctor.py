@@ -16,6 +16,7 @@ import psutil
 from harness import hostfiles
 from harness.errors import BundleError, EnvironmentLacking
 from harness.models import checksums, registry
+from harness.models.checksums import FileState
 from harness.records import DeviceKind, Struct
 from harness.study import config, detect_device, power_mode
 from harness.study.power_mode import Ask, ask_program
@@ -230,11 +231,14 @@ def _model(model: registry.Model, folder: Path) -> Check:
     name = f"model {model.name}"
     if model.source is None:
         return Check(name=name, state=State.OK, found="proxy only")
-    if not (folder / model.released().file_name).exists():
-        return Check(name=name, state=State.WARNING, found="not here", cure=f"./artifact fetch --model {model.name}")
-    if checksums.verified_sha256(model, folder) == model.released().sha256:
+    verdict = checksums.verify_model(model, folder)  # reads a file once; afterwards its stamp is enough
+    fetch = f"./artifact fetch --model {model.name}"
+    if verdict.state is FileState.OK:
         return Check(name=name, state=State.OK, found="verified")
-    return Check(name=name, state=State.WARNING, found="here, not verified", cure="./artifact verify")
+    if verdict.state is FileState.MISSING:
+        return Check(name=name, state=State.WARNING, found="not here", cure=fetch)
+    found = verdict.detail or f"sha256 {verdict.found_sha256}, not the registry's"
+    return Check(name=name, state=State.LACKING, found=f"{verdict.file}: {found}", cure=fetch)
 
 
 def _containers(root: Path, kind: DeviceKind) -> Check:

@@ -107,3 +107,6 @@ class Stream:
         with contextlib.suppress(OSError):
             self._raw.close()
             self._socket.close()
+        response = getattr(self._raw, "_response", None)  # where the SDK keeps it; it holds the socket open
+        if response is not None:
+            response.close()

@@ -7,16 +7,19 @@ ssh. The engine is the one that the `docker` command would use: DOCKER_HOST, els
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docker.context import ContextAPI
 from docker.errors import APIError, ImageNotFound, NotFound
+from docker.utils import kwargs_from_env
 
 import docker
 from harness import protocol
@@ -32,6 +35,7 @@ from harness.study.environments.sandbox import Owner
 from harness.units import human_bytes
 
 ENGINE_TIMEOUT_S = 60
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 STOP_WAIT_S = 10.0
 KILL_WAIT_S = 20.0
 STACK_WAIT_S = 0.5
@@ -146,6 +150,7 @@ class ContainerEnvironment:
         self._api = client.api
         self._device = device
         self._owner = Owner.this()
+        self._processes: weakref.WeakSet[ContainerProcess] = weakref.WeakSet()
 
     def start(self, task: Task) -> ContainerProcess:
         """Start a worker and hand it its task.
@@ -162,6 +167,7 @@ class ContainerEnvironment:
             remove(self._api, container_id)
             raise engine_errors.refused(_words(error)) from None
         process = ContainerProcess(self._api, container_id, stream)
+        self._processes.add(process)
         with contextlib.suppress(BrokenPipeError):  # it died at once: the runner reads that from the event stream
             process.write(protocol.encode(sandbox.inside(task)))
         return process
@@ -182,7 +188,10 @@ class ContainerEnvironment:
         return str(created["Id"])
 
     def close(self) -> None:
-        """Remove what this process has started, and let go of the engine."""
+        """End and remove what this process has started, and let go of the engine."""
+        for process in tuple(self._processes):
+            process.kill()
+            process.wait()
         for container_id, labels in _ours(self._api, self._owner):
             if self._owner.owns(labels):
                 remove(self._api, container_id)
@@ -197,10 +206,13 @@ def environment(root: Path, build_id: str, device: DeviceKind = DeviceKind.CPU) 
     """
     known = images.load(root)
     name, image = known.for_device(device)
-    client = connect(known.minimum_api)
-    require_device(client, image)
-    image_id = _find_image(client, root, name, device)
-    remove_leftovers(client, Owner.this())
+    with contextlib.ExitStack() as on_failure:
+        client = connect(known.minimum_api)
+        on_failure.callback(client.close)
+        require_device(client, image)
+        image_id = _find_image(client, root, name, device)
+        remove_leftovers(client, Owner.this())
+        on_failure.pop_all()
     return ContainerEnvironment(client, image_id, build_id, device)
 
 
@@ -210,8 +222,10 @@ def connect(minimum_api: str) -> Any:
     Raises:
         EnvironmentLacking: none answers, no permission, or it is too old.
     """
-    where = os.environ.get("DOCKER_HOST") or "Docker"
+    where = "Docker"
     try:
+        where = address()
+        _knock(where)
         client = docker.from_env(timeout=ENGINE_TIMEOUT_S)
         version = client.version()
     except Exception as error:  # noqa: BLE001 - ssh transports raise errors of their own
@@ -221,6 +235,20 @@ def connect(minimum_api: str) -> Any:
         what = f"the engine is {version['Version']} (API {version['ApiVersion']}), API {minimum_api} is needed"
         raise EnvironmentLacking(what, where=where, cure="install Docker Engine 20.10 or later")
     return client
+
+
+def address() -> str:
+    """Of the engine that the `docker` command would use: DOCKER_HOST, else the current context's."""
+    asked = kwargs_from_env().get("base_url")
+    return str(asked or ContextAPI.kwargs_from_context().get("base_url") or DEFAULT_ADDRESS)
+
+
+def _knock(where: str) -> None:
+    """Try a local socket before the SDK does, which leaves one open when nobody answers."""
+    kind, _, path = where.partition("://")
+    if kind in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.connect(path)
 
 
 def require_device(client: Any, image: Image, root: Path = Path("/")) -> None:

@@ -23,7 +23,14 @@ LABEL_CONTEXT = "moe-bundle.context-sha256"
 LABEL_LOCK = "moe-bundle.lock-sha256"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 LOCKS = ("requirements/build.lock", "requirements/runtime.lock")
-WORKER_FILES = ("harness/*.py", "harness/measure/**/*.py", "harness/llamacpp/**/*.py")  # all that a worker imports
+GROUND_FLOOR = (
+    "__init__", "clock", "errors", "hostfiles", "orphans", "protocol", "records", "telemetry_protocol", "units",
+)  # fmt: skip
+WORKER_FILES = (  # all that a worker imports: a change of anything else leaves an image as it is
+    *(f"harness/{name}.py" for name in GROUND_FLOOR),
+    "harness/measure/**/*.py",
+    "harness/llamacpp/**/*.py",
+)
 
 
 class Base(Struct, frozen=True):
