@@ -102,7 +102,7 @@ def fetch(c: Context, model: Iterable[str] = ()) -> None:
     cli.run(lambda: cli.fetch(tuple(model)))
 
 
-@task(help={"json": "as JSON", "models-dir": "folder of the .gguf files; default: where fetch puts them"})
+@task(help={"json": "as JSON", "models_dir": "folder of the .gguf files; default: where fetch puts them"})
 def verify(c: Context, json: bool = False, models_dir: str = "") -> None:
     """Hash every released file and compare; exit code 4 on a mismatch."""
     from harness import cli
@@ -195,8 +195,8 @@ def doctor(c: Context, device: str = "auto", json: bool = False) -> None:
         "device": DEVICE,
         "wheelhouse": "folder of wheels: build without any network",
         "base": "image in place of the pinned base",
-        "index-url": "package index in place of pip's own",
-        "ca-bundle": "certificates of a company proxy",
+        "index_url": "package index in place of pip's own",
+        "ca_bundle": "certificates of a company proxy",
         "native": "tune llama.cpp to this machine's CPU",
     }
 )
@@ -229,7 +229,7 @@ def build_llama_bench(c: Context) -> None:
 
 @task(
     help={
-        "llama-bench": "the program",
+        "llama_bench": "the program",
         "rounds": "in each block; default: as the suite says",
         **{k: v for k, v in STUDY_HELP.items() if k != "resume"},
     }
