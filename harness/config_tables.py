@@ -42,7 +42,7 @@ def read_toml(path: Path, struct_type: type[T]) -> T:
     text = _read_text(path)
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise ConfigError([f"not TOML: {error}"], where=str(path)) from None
     faults = list(_faults(tables, struct_type, ()))
     if faults:

@@ -508,7 +508,7 @@ def decode(line: bytes) -> Record:
     """
     try:
         version = msgspec.json.decode(line, type=_Version).spec.get("schema")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"not a record: {error}") from None
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema version {version!r}, this bundle reads {SCHEMA_VERSION}")

@@ -13,6 +13,7 @@ import msgspec
 
 from harness.analysis.bursts import BurstColumns, Bursts
 from harness.analysis.crosscheck import read_crosscheck
+from harness.analysis.limits import TooLongError, holds_huge_number, numbered
 from harness.analysis.power import pack, why_no_power
 from harness.analysis.runs import Cell, Experts, Run, Setup, Shared, peak_memory, plain_workload
 from harness.analysis.thermal import peaks
@@ -24,6 +25,7 @@ from harness.records import SCHEMA_VERSION, Ending
 RUN_FILES = ("runs.jsonl", "runs.jsonl.gz")
 PLAN_FILE = "dataset.json"
 DATASET_SCHEMA = 1
+CURE = "restore the file, or remove that line"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,8 +171,11 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes, RecordView]]:
             continue
         try:
             view = decoder.decode(raw)
+            huge = holds_huge_number(raw)
         except (msgspec.DecodeError, RecursionError) as error:
             raise _broken(raw, error, where) from None
+        if huge:
+            raise IntegrityError("not a record: a number beyond 2^62", where=where, cure=CURE)
         if view.spec.schema != SCHEMA_VERSION:
             raise _unknown_schema(view.spec.schema, where)
         yield number, hashlib.blake2b(raw.strip(), digest_size=16).digest(), view
@@ -180,7 +185,9 @@ def _numbered(file: Path) -> Iterator[tuple[int, bytes]]:
     opened = gzip.open if file.suffix == ".gz" else Path.open
     try:
         with opened(file, "rb") as stream:
-            yield from enumerate(stream, start=1)
+            yield from numbered(stream)
+    except TooLongError as error:
+        raise IntegrityError(f"not records: {error}", where=str(file), cure=CURE) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise IntegrityError(f"broken compression: {error}", where=str(file), cure="fetch the file again") from None
     except OSError as error:
@@ -195,7 +202,7 @@ def _broken(raw: bytes, error: Exception, where: str) -> BundleError:
         schema = SCHEMA_VERSION
     if schema != SCHEMA_VERSION:
         return _unknown_schema(schema, where)
-    return IntegrityError(f"not a record: {error}", where=where, cure="restore the file, or remove that line")
+    return IntegrityError(f"not a record: {error}", where=where, cure=CURE)
 
 
 class _SpecVersion(msgspec.Struct):

@@ -136,3 +136,16 @@ def test_nothing_is_executed_or_unpickled_from_data() -> None:
                 called = ast.unparse(node.func)
                 assert called not in {"eval", "exec", "compile", "__import__", "os.system"}, f"{path}: {called}"
                 assert not any(one.arg == "shell" for one in node.keywords), f"{path}: shell"
+
+
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "time.localtime", "time.gmtime"}
+DATES_FOR_PEOPLE = {"harness/study/provenance.py", "harness/study/crosscheck.py"}  # taken_at_utc of a file
+
+
+def test_no_interval_comes_from_a_clock_that_can_be_set() -> None:
+    """What settimeofday does to a running study: nothing, because nothing but a date for people is read from it."""
+    for path in SOURCES:
+        called = {ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
+        text = path.read_text(encoding="utf-8")
+        if called & WALL_CLOCKS or "CLOCK_REALTIME" in text:
+            assert str(path.relative_to(ROOT)) in DATES_FOR_PEOPLE, path
