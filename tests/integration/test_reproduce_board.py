@@ -17,13 +17,14 @@ import pytest
 
 from harness.analysis.claims import ClaimVerdict, Verdict
 from harness.analysis.claims import Origin as ClaimOrigin
-from harness.records import BurstKind, Ending, Origin, Record, RunKind, TaintKind, decode, encode
+from harness.analysis.energy_windows import Curve
+from harness.records import Burst, BurstKind, Ending, Origin, Record, RunKind, TaintKind, Weights, decode, encode
 from harness.report.render import ReportSummary, write_report
 
 pytestmark = [pytest.mark.jetson, pytest.mark.llama]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Bursts that a sensor of ten readings a second can see; those of `smoke` last milliseconds and rightly give no joule.
+# Bursts of a fixed length that a sensor of ten readings a second can see; those of `smoke` rightly give no joule.
 SUITE = """
 title = "Joules on the emulated board"
 minutes = 1
@@ -37,7 +38,7 @@ models = ["olmoe-1b-7b", "llama-3.2-1b"]
 rounds = 6
 prompt_tokens = 32
 depth_tokens = 32
-decode_seconds = 0.7
+decode_tokens = 1000
 prefill_every = 0
 """
 # Runs the study; with a name of a record file as second argument the server dies 2 s after the first record is there.
@@ -119,12 +120,23 @@ def without_neighbours(record: Record) -> Record:
     return msgspec.structs.replace(record, taints=kept)
 
 
-def decode_truth_j_per_token(records: Sequence[Record]) -> float:
-    """Integral of the scripted curve over the records' own decode windows, over their tokens."""
-    measured = [record.measured for record in records if record.measured]
-    bursts = [burst for one in measured for burst in one.bursts if burst.kind is BurstKind.DECODE]
-    energy_mj: float = sum(jetson_board.curve_mj(burst.start_ns, burst.end_ns) for burst in bursts)
-    return energy_mj / 1000 / sum(burst.tokens for burst in bursts)
+def truth_j_per_token(records: Sequence[Record]) -> tuple[float, int]:
+    """Integral of the scripted curve over the records' own decode windows, over their tokens; and windows left out.
+
+    A busy machine may starve the sampler: a window that its readings do not cover counts on neither side.
+    """
+    windows: list[Burst] = []
+    left_out = 0
+    for record in records:
+        assert record.measured
+        assert record.telemetry
+        curve = Curve(next(channel for channel in record.telemetry.channels if channel.name == "VDD_IN"))
+        bursts = [burst for burst in record.measured.bursts if burst.kind is BurstKind.DECODE]
+        covered = [burst for burst in bursts if not isinstance(curve.window(burst.start_ns, burst.end_ns), str)]
+        windows += covered
+        left_out += len(bursts) - len(covered)
+    energy_mj: float = sum(jetson_board.curve_mj(burst.start_ns, burst.end_ns) for burst in windows)
+    return energy_mj / 1000 / sum(burst.tokens for burst in windows), left_out
 
 
 def is_of(record: Record, shown: str) -> bool:
@@ -142,8 +154,8 @@ def test_joules_of_the_report_agree_with_the_scripted_curve(energetic: Study, cl
         rows = [row for row in csv.DictReader(file) if row["channel"] == "VDD_IN" and row["kind"] == "decode"]
     assert len(rows) == 2
     for row in rows:
-        truth = decode_truth_j_per_token([one for one in energetic.records if is_of(one, row["model"])])
-        assert row["windows_left_out"] == "0"
+        truth, left_out = truth_j_per_token([one for one in energetic.records if is_of(one, row["model"])])
+        assert int(row["windows_left_out"]) == left_out < 3
         assert row["source"] == "jtop"
         assert "emulated" in row["marks"]
         assert float(row["gross_low_j_per_token"]) <= truth <= float(row["gross_high_j_per_token"])
@@ -151,12 +163,19 @@ def test_joules_of_the_report_agree_with_the_scripted_curve(energetic: Study, cl
         assert float(row["gross_j_per_token"]) == pytest.approx(truth, rel=float(row["error_percent"]) / 100)
 
 
-def test_what_the_board_shows_of_a_claim_is_refused_as_emulated(clean: ReportSummary) -> None:
-    seen = {verdict.id: verdict for verdict in clean.verdicts}
+def test_the_board_satisfies_no_claim_even_with_plain_released_weights(energetic: Study, tmp_path: Path) -> None:
+    def plain(record: Record) -> Record:
+        model = msgspec.structs.replace(record.spec.model, variant="", weights=Weights.RELEASED)
+        spec = msgspec.structs.replace(record.spec, model=model)
+        return msgspec.structs.replace(without_neighbours(record), spec=spec)
+
+    data = tmp_path / "runs.jsonl"
+    data.write_bytes(b"".join(encode(plain(record)) for record in energetic.records))
+    seen = {verdict.id: verdict for verdict in write_report([data], tmp_path / "report").verdicts}
     for claim in ("C2", "C3"):
         assert seen[claim].value is not None
         assert seen[claim].verdict is Verdict.NOT_COMPARABLE
-        assert "emulated records satisfy no claim" in seen[claim].reason
+        assert seen[claim].reason.startswith("emulated records satisfy no claim. ")
 
 
 def test_records_of_the_board_are_emulated_and_satisfy_no_claim(energetic: Study, robbed: Study) -> None:
