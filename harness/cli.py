@@ -307,6 +307,7 @@ def build_llama_bench() -> None:
 
 def crosscheck(llama_bench: str, options: StudyOptions, rounds: int) -> None:
     """The same cells through llama-bench, in turn; ratios with intervals."""
+    from harness.analysis.crosscheck import lines  # noqa: PLC0415
     from harness.cli_progress import WeightsProgress  # noqa: PLC0415
     from harness.study.crosscheck import crosscheck as checking  # noqa: PLC0415
 
@@ -316,5 +317,8 @@ def crosscheck(llama_bench: str, options: StudyOptions, rounds: int) -> None:
         raise UsageError("is at least 1", where="--rounds")
     console = _console()
     with WeightsProgress(console) as progress:
-        checking(ROOT, Path(llama_bench), options, progress, lambda line: console.print(line, markup=False), rounds)
+        say = lambda line: console.print(line, markup=False)  # noqa: E731
+        found = checking(ROOT, Path(llama_bench), options, progress, say, rounds)
+    for line in lines(found):
+        console.print(line, markup=False)
     console.print(f"{options.out / 'crosscheck.json'}", markup=False)
