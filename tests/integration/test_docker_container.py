@@ -70,6 +70,13 @@ print(json.dumps({
 }))
 """
 
+CRASH = """
+import os, pathlib, signal
+worker = next(path for path in pathlib.Path("/proc").glob("[0-9]*")
+              if path.name != "1" and b"harness.measure" in (path / "cmdline").read_bytes())
+os.kill(int(worker.name), signal.SIGSEGV)
+"""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -147,11 +154,15 @@ def run_plan(built: Built, environment: ContainerEnvironment, plan: planning.Pla
     return list(read(folder / "runs.jsonl"))
 
 
-def until(condition: str, built: Built, *arguments: str) -> None:
-    deadline = time.monotonic() + 30
-    while docker_engine.docker(built.address, *arguments) != condition:
-        assert time.monotonic() < deadline, f"{arguments} never gave {condition!r}"
+def until_running(built: Built, label: str, wanted: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(ids(built, "-q", label)) != wanted:
+        assert time.monotonic() < deadline, f"there were never {wanted} running containers with {label}"
         time.sleep(0.1)
+
+
+def ids(built: Built, which: str, label: str) -> list[str]:
+    return docker_engine.docker(built.address, "ps", which, "--filter", f"label={label}").split()
 
 
 def test_an_image_is_built_without_network_and_says_what_it_is(built: Built) -> None:
@@ -219,7 +230,7 @@ def test_a_crash_keeps_its_signal(built: Built, environment: ContainerEnvironmen
     link = Link(environment, task_of(built, environment), Limits())
     link.ready()
     container_id = docker_engine.docker(built.address, "ps", "-q")
-    docker_engine.docker(built.address, "kill", "--signal", "SEGV", container_id)
+    docker_engine.docker(built.address, "exec", container_id, "python", "-c", CRASH)
     with pytest.raises(LinkBroken) as broken:
         link.turn(Turn(kind=BurstKind.DECODE, round=0, position=0))
     termination = broken.value.termination
@@ -243,17 +254,18 @@ def test_a_killed_runner_leaves_nothing_that_the_next_one_does_not_remove(built:
     runner = abandoned_runner(built, tmp_path)
     foreign = docker_engine.docker(built.address, "create", "--entrypoint", "true", built.image_id)
     try:
-        until("1", built, "ps", "-q", "--filter", f"label={sandbox.LABEL_PID}={runner.pid}", "--format", "1")
+        until_running(built, f"{sandbox.LABEL_PID}={runner.pid}", 1)
         container.environment(built.root, BUILD_ID).close()  # the runner lives: its container stays
-        assert docker_engine.docker(built.address, "ps", "-q", "--filter", "label=moe-bundle.run")
+        assert len(ids(built, "-q", sandbox.LABEL_RUN)) == 1
         os.kill(runner.pid, signal.SIGKILL)
         runner.wait()
-        until("", built, "ps", "-q", "--filter", "label=moe-bundle.run")  # its input ended, so it ended
-        assert docker_engine.docker(built.address, "ps", "-aq", "--filter", "label=moe-bundle.run")
+        until_running(built, sandbox.LABEL_RUN, 0)  # its input ended, so it ended
+        assert len(ids(built, "-aq", sandbox.LABEL_RUN)) == 1
         container.environment(built.root, BUILD_ID).close()
         assert docker_engine.docker(built.address, "ps", "-aq", "--no-trunc") == foreign
     finally:
         runner.kill()
+        runner.wait()
         docker_engine.docker(built.address, "rm", foreign)
 
 

@@ -104,9 +104,8 @@ class Stream:
 
     def close(self) -> None:
         """Let go of the connection."""
-        with contextlib.suppress(OSError):
-            self._raw.close()
-            self._socket.close()
-        response = getattr(self._raw, "_response", None)  # where the SDK keeps it; it holds the socket open
-        if response is not None:
-            response.close()
+        response = getattr(self._raw, "_response", None)  # the SDK's: it holds the socket open
+        for part in (response, self._raw, self._socket):
+            if part is not None:
+                with contextlib.suppress(OSError):
+                    part.close()

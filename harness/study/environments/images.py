@@ -23,14 +23,8 @@ LABEL_CONTEXT = "moe-bundle.context-sha256"
 LABEL_LOCK = "moe-bundle.lock-sha256"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 LOCKS = ("requirements/build.lock", "requirements/runtime.lock")
-GROUND_FLOOR = (
-    "__init__", "clock", "errors", "hostfiles", "orphans", "protocol", "records", "telemetry_protocol", "units",
-)  # fmt: skip
-WORKER_FILES = (  # all that a worker imports: a change of anything else leaves an image as it is
-    *(f"harness/{name}.py" for name in GROUND_FLOOR),
-    "harness/measure/**/*.py",
-    "harness/llamacpp/**/*.py",
-)
+WORKER_ROOMS = ("measure", "llamacpp")
+WORKER_FILES = ("harness/*.py", *(f"harness/{room}/**/*.py" for room in WORKER_ROOMS))
 
 
 class Base(Struct, frozen=True):
