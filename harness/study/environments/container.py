@@ -313,12 +313,14 @@ def _build_lines(
         forcerm=True,
         decode=True,
     )
-    for answer in answers:
-        if "error" in answer:
-            raise engine_errors.failed_build(str(answer["error"]).strip(), images.dockerfile(name))
+    failure = ""
+    for answer in answers:  # to the end also after a failure, so that the connection is given back
+        failure = failure or str(answer.get("error", "")).strip()
         text = str(answer.get("stream") or answer.get("status") or "").strip()
         if text:
             yield text
+    if failure:
+        raise engine_errors.failed_build(failure, images.dockerfile(name))
 
 
 def engine_summary(root: Path, device: DeviceKind) -> str:
