@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -288,9 +290,10 @@ time.sleep(600)
 
 def test_closing_removes_what_still_runs(built: Built) -> None:
     environment = container.environment(built.root, BUILD_ID)
-    environment.start(task_of(built, environment))
+    worker = environment.start(task_of(built, environment))
     assert docker_engine.docker(built.address, "ps", "-q")
     environment.close()
+    assert worker.wait().signal == signal.SIGKILL
     assert docker_engine.docker(built.address, "ps", "-aq") == ""
 
 
@@ -317,3 +320,48 @@ def test_a_build_that_fails_says_why(built: Built) -> None:
     options = BuildOptions(wheelhouse=CACHE / "wheelhouse", base="moe-test-nowhere:none")
     with pytest.raises(EnvironmentLacking, match="--base"):
         container.build(built.root, DeviceKind.CPU, options, lambda _line: None)
+
+
+def test_the_locks_are_installable_on_a_jetson(tmp_path: Path) -> None:
+    """A dry run of the resolver for aarch64 and Python 3.11; llama.cpp is compiled there, from its locked source."""
+    wanted = tmp_path / "wanted.lock"
+    names = wheelhouse.worker_requirements(ROOT)[1:]
+    wanted.write_text(wheelhouse.locked(ROOT, "build.lock") + wheelhouse.locked(ROOT, "runtime.lock", names))
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--require-hashes"]
+    target = ["--target", str(tmp_path / "t"), "--only-binary", ":all:", "--python-version", "3.11"]
+    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, 36)]
+    done = subprocess.run(
+        [*command, *target, *platforms, "-r", str(wanted)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.torture
+def test_two_engines_build_the_same_layers(built: Built, tmp_path: Path) -> None:
+    """But for the time of the folder that the last layer is copied into, which the engine makes itself."""
+    options = BuildOptions(wheelhouse=CACHE / "wheelhouse", base=docker_engine.BASE)
+    with pytest.MonkeyPatch.context() as patch, docker_engine.engine(tmp_path / "other") as address:
+        patch.setenv("DOCKER_HOST", address)
+        docker_engine.import_base(address, CACHE)
+        image_id = container.build(built.root, DeviceKind.CPU, options, lambda _line: None)
+        again = contents(address, image_id, tmp_path / "again.tar")
+    first = contents(built.address, built.image_id, tmp_path / "first.tar")
+    subprocess.run(["rm", "-rf", str(tmp_path / "other")], check=True)
+    differing = {name for name in first.keys() | again.keys() if first.get(name) != again.get(name)}
+    assert len(first) > 1000
+    assert differing <= {"opt/bundle"}
+
+
+def contents(address: str, image_id: str, archive: Path) -> dict[str, tuple[object, ...]]:
+    """Every file of an image by name: kind, mode, owner, link, content; of our own layer also the time."""
+    container_id = docker_engine.docker(address, "create", image_id)
+    docker_engine.docker(address, "export", "--output", str(archive), container_id)
+    docker_engine.docker(address, "rm", container_id)
+    found: dict[str, tuple[object, ...]] = {}
+    with tarfile.open(archive) as stream:
+        for member in stream:
+            time_ = member.mtime if member.name.startswith("opt/bundle") else None
+            content = stream.extractfile(member) if member.isreg() else None
+            digest = hashlib.sha256(content.read()).hexdigest() if content else ""
+            found[member.name] = (member.type, member.mode, member.uid, member.linkname, digest, time_)
+    return found
