@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import docker
 from docker.context import ContextAPI
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
 
-import docker
 from harness import protocol
 from harness.errors import EnvironmentLacking
 from harness.protocol import Task
