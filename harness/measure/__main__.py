@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--events-fd", type=int, default=None, help="descriptor for events; default: what stdout was")
     events_fd = parser.parse_args().events_fd
     die_with_parent()
+    gc.disable()  # no collection inside a window; a worker lives for minutes and makes no cycles to speak of
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a worker that hangs
     if events_fd is None:
