@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SCHEMA = "record.schema.json"
 CRATE = "ro-crate-metadata.json"
 README = "README.md"
 PARTS = (RUNS, "dataset.json", SCHEMA, README, CRATE)
+CROSSCHECK = "crosscheck.json"  # only where one of the datasets was checked against llama-bench
 
 
 def write(data: Sequence[Path], out: Path, title: str, licence: str = "CC-BY-4.0") -> None:
@@ -43,9 +45,12 @@ def write(data: Sequence[Path], out: Path, title: str, licence: str = "CC-BY-4.0
     out.mkdir(parents=True, exist_ok=True)
     (out / RUNS).write_bytes(gzip.compress(b"".join(lines), compresslevel=9, mtime=0))
     (out / "dataset.json").write_bytes(_pretty(msgspec.json.encode(_joined_plan(data))))
+    for path in data:
+        if (path / CROSSCHECK).is_file():
+            shutil.copyfile(path / CROSSCHECK, out / CROSSCHECK)
     (out / SCHEMA).write_text(json.dumps(records.json_schema(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (out / README).write_text(_readme(title, decoded), encoding="utf-8")
-    (out / CRATE).write_text(json.dumps(_crate(title, licence), indent=1) + "\n", encoding="utf-8")
+    (out / CRATE).write_text(json.dumps(_crate(title, licence, _parts(out)), indent=1) + "\n", encoding="utf-8")
     (out / SUMS).write_text(_sums(out), encoding="utf-8")
 
 
@@ -90,8 +95,12 @@ def _sha256(path: Path) -> str:
         raise IntegrityError(f"can't be read: {error.strerror}", where=str(path)) from None
 
 
+def _parts(folder: Path) -> list[str]:
+    return sorted((*PARTS, *([CROSSCHECK] if (folder / CROSSCHECK).exists() else [])))
+
+
 def _sums(folder: Path) -> str:
-    return "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(PARTS))
+    return "".join(f"{_sha256(folder / name)}  {name}\n" for name in _parts(folder))
 
 
 def _first_misfit(folder: Path, found: str) -> str:
@@ -151,9 +160,9 @@ def _readme(title: str, decoded: Sequence[records.Record]) -> str:
     )
 
 
-def _crate(title: str, licence: str) -> dict[str, object]:
+def _crate(title: str, licence: str, names: Sequence[str]) -> dict[str, object]:
     """RO-Crate 1.1: the descriptor, the root dataset, its files."""
-    parts = [{"@id": name} for name in sorted(PARTS) if name != CRATE]
+    parts = [{"@id": name} for name in names if name != CRATE]
     root = {
         "@id": "./",
         "@type": "Dataset",
