@@ -79,7 +79,6 @@ class Device(Struct, frozen=True):
     jetson_clocks: bool = False
     maximum_start_celsius: Annotated[float, Meta(gt=0)] = 70.0
     telemetry_period_ms: Positive = 100
-    bandwidth_bytes_per_s: NotNegative = 0  # by data sheet; 0: measured only
     idle_seconds: Annotated[float, Meta(ge=0)] = 3.0  # before and after a cohort, where a power sensor exists
     foreign_load_cores: Annotated[float, Meta(gt=0)] = 0.5  # others may use this much when a run starts
 
