@@ -95,11 +95,11 @@ def plan(c: Context, device: str = "auto", suite: str = "quick", weights: str = 
 
 
 @task(iterable=["model"], help={"model": "name in configs/models.toml; may be given several times; default: all"})
-def fetch(c: Context, model: Iterable[str] = ()) -> None:
+def fetch(c: Context, model: Iterable[str] | None = None) -> None:
     """Download released weights at their pinned revisions; resumes, verifies."""
     from harness import cli
 
-    cli.run(lambda: cli.fetch(tuple(model)))
+    cli.run(lambda: cli.fetch(tuple(model or ())))
 
 
 @task(help={"json": "as JSON", "models_dir": "folder of the .gguf files; default: where fetch puts them"})
@@ -143,19 +143,19 @@ def proxy(
         "salvage": "write the whole records of damaged data to OUT/runs.jsonl instead",
     },
 )
-def report(c: Context, data: Iterable[str] = (), out: str = "", salvage: bool = False) -> None:
+def report(c: Context, data: Iterable[str] | None = None, out: str = "", salvage: bool = False) -> None:
     """Write tables, figures and verdicts from records alone; no llama.cpp, no device."""
     from harness import cli
 
-    cli.run(lambda: cli.report(tuple(data), out, salvage=salvage))
+    cli.run(lambda: cli.report(tuple(data or ()), out, salvage=salvage))
 
 
 @task(iterable=["data"], help={"data": "dataset folder or JSONL file; may be given several times", "json": "as JSON"})
-def claims(c: Context, data: Iterable[str] = (), json: bool = False) -> None:
+def claims(c: Context, data: Iterable[str] | None = None, json: bool = False) -> None:
     """Judge every claim on records."""
     from harness import cli
 
-    cli.run(lambda: cli.claims(tuple(data), as_json=json))
+    cli.run(lambda: cli.claims(tuple(data or ()), as_json=json))
 
 
 @task(
@@ -167,11 +167,11 @@ def claims(c: Context, data: Iterable[str] = (), json: bool = False) -> None:
         "check": "check released data instead: every byte, every record",
     },
 )
-def release(c: Context, data: Iterable[str] = (), out: str = "", title: str = "", check: bool = False) -> None:
+def release(c: Context, data: Iterable[str] | None = None, out: str = "", title: str = "", check: bool = False) -> None:
     """Join datasets into a released one with schema and checksums, or check one."""
     from harness import cli
 
-    cli.run(lambda: cli.release(tuple(data), out, title, check=check))
+    cli.run(lambda: cli.release(tuple(data or ()), out, title, check=check))
 
 
 @task(help={"check": "change nothing; exit code 2 when ARTIFACT.md is not up to date"})
