@@ -18,6 +18,14 @@ from harness.analysis.observation import Observation
 from harness.analysis.runs import Cell
 from harness.records import Origin, Weights
 
+SEVERITY = (
+    Verdict.REPRODUCED,
+    Verdict.NOT_RUN,
+    Verdict.NOT_COMPARABLE,
+    Verdict.DIRECTION_ONLY,
+    Verdict.NOT_REPRODUCED,
+)
+
 
 def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> tuple[ClaimVerdict, ...]:
     """One verdict a claim, in their order."""
@@ -34,9 +42,16 @@ def _judge(evidence: Evidence, id_: str, claim: Claim) -> ClaimVerdict:
     if not observations:
         return _verdict(evidence, id_, claim, Verdict.NOT_RUN, _why_nothing(evidence, claim), None)
     ranked = sorted(observations, key=lambda seen: _rank(evidence, claim, seen))
-    best = ranked[0]
-    verdict, reason = _weigh(evidence, claim, best)
-    return _verdict(evidence, id_, claim, verdict, reason, best)
+    told = ranked[0] if claim.candidate else _worst(evidence, claim, ranked)
+    verdict, reason = _weigh(evidence, claim, told)
+    return _verdict(evidence, id_, claim, verdict, reason, told)
+
+
+def _worst(evidence: Evidence, claim: Claim, ranked: Sequence[Observation]) -> Observation:
+    """A claim about every model stands or falls with the model that fits it worst, of those nearest to its scope."""
+    nearest = _rank(evidence, claim, ranked[0])[0]
+    peers = [seen for seen in ranked if _rank(evidence, claim, seen)[0] == nearest]
+    return max(peers, key=lambda seen: SEVERITY.index(_weigh(evidence, claim, seen)[0]))
 
 
 def _rank(evidence: Evidence, claim: Claim, seen: Observation) -> tuple[int, float]:
