@@ -230,7 +230,7 @@ def _run(view: RecordView, dataset: int, shared: Shared) -> Run:
         taints=shared.one(view.taints),
         load_ns=measured.load_ns if measured else None,
         experts=shared.one(_experts(measured)),
-        memory=peak_memory(measured.memory) if measured else None,
+        memory=peak_memory(measured.memory, view.spec.environment) if measured else None,
         peaks=peaks(view.telemetry, bursts),
         power=pack(view.telemetry, bursts),
         why_no_power=shared.one(why_no_power(view.telemetry)),

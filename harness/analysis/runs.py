@@ -138,8 +138,12 @@ def plain_workload(workload: Workload) -> Workload:
     return msgspec.structs.replace(workload, prompt_id="", seed=0)
 
 
-def peak_memory(ledger: MemoryLedger | None) -> PeakMemory | None:
-    """Peaks over the phases; rises and falls are against the phase `start`."""
+def peak_memory(ledger: MemoryLedger | None, environment: EnvironmentKind) -> PeakMemory | None:
+    """Peaks over the phases; rises and falls are against the phase `start`.
+
+    A cgroup's peak counts only where the run had a cgroup of its own, in a container: a native process shares one with
+    others, and its peak is older than the run.
+    """
     if ledger is None:
         return None
     return PeakMemory(
@@ -148,7 +152,7 @@ def peak_memory(ledger: MemoryLedger | None) -> PeakMemory | None:
         compute_bytes=ledger.compute_bytes,
         vm_hwm_bytes=_peak(ledger, "vm_hwm_bytes"),
         pss_bytes=_peak(ledger, "pss_bytes"),
-        cgroup_peak_bytes=_peak(ledger, "cgroup_peak_bytes"),
+        cgroup_peak_bytes=_peak(ledger, "cgroup_peak_bytes") if environment is EnvironmentKind.CONTAINER else None,
         phys_footprint_bytes=_peak(ledger, "phys_footprint_bytes"),
         device_rise_bytes=_change(ledger, "device_used_bytes", sign=1),
         available_fall_bytes=_change(ledger, "available_bytes", sign=-1),
