@@ -49,7 +49,7 @@ def bench(
 ) -> None:
     """Measure speed and memory only; no profile, no report."""
     from harness import cli, options
-    from harness.records import RunKind
+    from harness.terms import RunKind
 
     cli.run(
         lambda: cli.bench(
@@ -71,7 +71,7 @@ def profile(
 ) -> None:
     """Measure node times, routing and bandwidth only; no report."""
     from harness import cli, options
-    from harness.records import RunKind
+    from harness.terms import RunKind
 
     cli.run(
         lambda: cli.bench(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import BundleError, ConfigError, EnvironmentLacking, ExitCode, RunsFailed, UsageError
 from harness.options import AUTO, StudyOptions, choice
-from harness.records import RunKind
+from harness.terms import RunKind
 from harness.units import human_bytes, human_duration
 
 if TYPE_CHECKING:
@@ -271,10 +271,10 @@ def doctor(device: str, *, as_json: bool) -> None:
 
 def build(device: str, *, wheelhouse: str, base: str, index_url: str, ca_bundle: str, native: bool) -> None:
     """Build a device's image and print its digest; macOS has no image, its environment is `.venv`."""
-    from harness.records import DeviceKind  # noqa: PLC0415
     from harness.study import detect_device  # noqa: PLC0415
     from harness.study.environments import container  # noqa: PLC0415 - docker loads only where it is used
     from harness.study.environments.images import BuildOptions  # noqa: PLC0415
+    from harness.terms import DeviceKind  # noqa: PLC0415
 
     kind = detect_device.detect() if device == AUTO else choice(DeviceKind, device, "--device", also=AUTO)
     if kind is DeviceKind.MAC:

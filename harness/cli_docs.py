@@ -7,9 +7,9 @@ from pathlib import Path
 
 from harness.analysis.claims import CLAIMS_FILE, load_claims
 from harness.models import registry
-from harness.records import DeviceKind
 from harness.report.artifact_page import SuiteLine, artifact_text
 from harness.study import config, plan, weights
+from harness.terms import DeviceKind
 
 FIRST = ("smoke", "quick", "paper", "full")  # in the order in which a reader meets them; the others follow by name
 REFERENCE = plan.Machine(threads=2, memory_available_bytes=24_000_000_000)

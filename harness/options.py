@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.errors import UsageError
-from harness.records import EnvironmentKind, Weights
+from harness.terms import EnvironmentKind, Weights
 
 Choice = TypeVar("Choice", bound=StrEnum)
 AUTO = "auto"

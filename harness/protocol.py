@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from harness.records import BurstKind, Ending, Host, Measured, RunSpec, Struct, Taint
+from harness.records import Host, Measured, RunSpec, Struct, Taint
+from harness.terms import BurstKind, Ending
 
 
 class Task(Struct, frozen=True, tag="task"):

@@ -8,7 +8,8 @@ from harness.analysis.evidence import Evidence
 from harness.analysis.load import Dataset
 from harness.analysis.names import pretty
 from harness.analysis.runs import Run
-from harness.records import Ending, Struct
+from harness.records import Struct
+from harness.terms import Ending
 
 NO_REASON = "no record and no reason"
 

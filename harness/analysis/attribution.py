@@ -15,7 +15,8 @@ from harness.analysis.cells import CellRuns, time_per_token
 from harness.analysis.profile_formulas import MOE_BLOCK, ROUTING, burst_means, net_ns, profiles
 from harness.analysis.runs import Cell, Run
 from harness.analysis.stats import Floats, Interval, geometric_interval, interval_of_mean
-from harness.records import BurstKind, NodeCategory, NodeProfile, ProfileMode, RunKind, Struct
+from harness.records import NodeProfile, Struct
+from harness.terms import BurstKind, NodeCategory, ProfileMode, RunKind
 
 ADDITIVITY_LIMIT = 0.05  # beyond either limit the shares are bounds
 PERTURBATION_LIMIT = 0.10

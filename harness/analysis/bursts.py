@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.analysis.views import BurstView
-from harness.records import BurstKind
+from harness.terms import BurstKind
 
 KINDS = tuple(BurstKind)
 KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}

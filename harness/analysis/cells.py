@@ -20,7 +20,8 @@ from harness.analysis.stats import (
     percentile,
     rate_per_s,
 )
-from harness.records import BurstKind, RunKind, Struct, TaintKind
+from harness.records import Struct
+from harness.terms import BurstKind, RunKind, TaintKind
 
 SPEED_KINDS = (RunKind.ROUNDS, RunKind.SOLO)
 

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from harness.config_tables import read_toml
 from harness.errors import ConfigError
-from harness.records import DeviceKind, Struct, Weights
+from harness.records import Struct
+from harness.terms import DeviceKind, Weights
 
 CLAIMS_FILE = Path("configs") / "claims.toml"
 

@@ -15,7 +15,8 @@ import numpy as np
 from harness.analysis.energy_truth import ENERGY, fault
 from harness.analysis.energy_windows import Curve, WindowEnergy, combined_error_mj
 from harness.analysis.stats import Interval, interval_of_mean
-from harness.records import Burst, BurstKind, Channel, Quality, Quantity, Struct, Telemetry
+from harness.records import Burst, Channel, Struct, Telemetry
+from harness.terms import BurstKind, Quality, Quantity
 from harness.units import NS_PER_S
 
 SHORT_UPDATES = 20  # fewer distinct readings: `short_window`, the interval says so

@@ -9,7 +9,8 @@ from harness.analysis.energy import CellEnergy, ChannelId, EnergyFigure, cell_en
 from harness.analysis.ratios import comparisons
 from harness.analysis.runs import Cell, watermarks
 from harness.analysis.stats import Interval
-from harness.records import BurstKind, RunKind, Struct
+from harness.records import Struct
+from harness.terms import BurstKind, RunKind
 
 
 class EnergyRatio(Struct, frozen=True):

@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records import Channel, Quantity
+from harness.records import Channel
+from harness.terms import Quantity
 from harness.units import NS_PER_S, ns_to_s
 
 Floats = NDArray[np.float64]

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.energy_truth import unwrapped
-from harness.records import Channel, Quantity
+from harness.records import Channel
+from harness.terms import Quantity
 from harness.units import NS_PER_S
 
 Floats = NDArray[np.float64]

@@ -14,7 +14,8 @@ from harness.analysis.names import ModelNames, setup_label
 from harness.analysis.ratios import Ratio, ratios
 from harness.analysis.runs import Cell, Run, Setup
 from harness.crosscheck_file import Crosscheck
-from harness.records import Host, RunKind, TaintKind
+from harness.records import Host
+from harness.terms import RunKind, TaintKind
 
 
 class Evidence:

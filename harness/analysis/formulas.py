@@ -14,7 +14,7 @@ from harness.analysis.ratios import Ratio
 from harness.analysis.runs import Cell, Run, Setup
 from harness.analysis.sparsity import total_over_active
 from harness.analysis.stats import Interval
-from harness.records import BurstKind, Quality, RunKind, Weights
+from harness.terms import BurstKind, Quality, RunKind, Weights
 
 Formula = Callable[[Evidence, Claim], Iterator[Observation]]
 

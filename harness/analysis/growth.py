@@ -16,7 +16,8 @@ from harness.analysis.cells import CellRuns, time_per_token
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import Cell, Setup
 from harness.analysis.stats import Floats, Interval, interval_of_mean
-from harness.records import RunKind, Struct
+from harness.records import Struct
+from harness.terms import RunKind
 from harness.units import BYTES_PER_GB
 
 MAX_CONDITION = 50.0  # above it total and active bytes vary together and can't be told apart

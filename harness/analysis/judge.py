@@ -16,7 +16,7 @@ from harness.analysis.formulas import observe
 from harness.analysis.names import setup_label
 from harness.analysis.observation import Observation
 from harness.analysis.runs import Cell
-from harness.records import Origin, Weights
+from harness.terms import Origin, Weights
 
 SEVERITY = (
     Verdict.REPRODUCED,

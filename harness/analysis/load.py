@@ -20,7 +20,8 @@ from harness.analysis.thermal import peaks
 from harness.analysis.views import DatasetFile, MeasuredView, RecordView
 from harness.crosscheck_file import Crosscheck
 from harness.errors import BundleError, IntegrityError, UsageError
-from harness.records import SCHEMA_VERSION, Ending
+from harness.records import SCHEMA_VERSION
+from harness.terms import Ending
 
 RUN_FILES = ("runs.jsonl", "runs.jsonl.gz")
 PLAN_FILE = "dataset.json"

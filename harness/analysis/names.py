@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.analysis.runs import Cell, Setup
-from harness.records import EngineKind, EnvironmentKind, Host, ModelRef, Weights
+from harness.records import Host, ModelRef
+from harness.terms import EngineKind, EnvironmentKind, Weights
 from harness.units import human_bytes
 
 NOTHING = ("none", "not told")

@@ -11,7 +11,8 @@ from harness.analysis.claims import Claim
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
 from harness.analysis.stats import Floats, Interval, interval_of_mean
-from harness.records import NodeCategory, NodeProfile, RunKind
+from harness.records import NodeProfile
+from harness.terms import NodeCategory, RunKind
 
 ROUTING = (NodeCategory.ROUTER,)
 MOE_BLOCK = (

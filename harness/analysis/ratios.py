@@ -16,7 +16,8 @@ import pandas as pd
 from harness.analysis.cells import CellRuns, Speed
 from harness.analysis.runs import Cell, watermarks
 from harness.analysis.stats import Floats, Interval, geometric_interval
-from harness.records import BurstKind, RunKind, Struct
+from harness.records import Struct
+from harness.terms import BurstKind, RunKind
 
 
 class Pairing(StrEnum):

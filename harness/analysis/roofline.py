@@ -16,7 +16,8 @@ from harness.analysis.attribution import Attribution
 from harness.analysis.cells import CellRuns
 from harness.analysis.runs import Cell
 from harness.analysis.stats import Floats, Interval, geometric_interval
-from harness.records import NodeCategory, RunKind, Struct
+from harness.records import Struct
+from harness.terms import NodeCategory, RunKind
 from harness.units import NS_PER_S
 
 

@@ -11,26 +11,19 @@ from harness.analysis.power import PackedPower
 from harness.analysis.thermal import Peak
 from harness.records import (
     BandwidthSample,
-    DeviceKind,
-    Ending,
-    EngineKind,
-    EnvironmentKind,
     MemoryLedger,
     ModelRef,
     NodeProfile,
-    Origin,
     Provenance,
     RoutingTrace,
-    RunKind,
     Schedule,
     Settings,
     Struct,
     Taint,
-    TaintKind,
     Termination,
-    Weights,
     Workload,
 )
+from harness.terms import DeviceKind, Ending, EngineKind, EnvironmentKind, Origin, RunKind, TaintKind, Weights
 
 T = TypeVar("T")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.views import BurstView
-from harness.records import BurstKind, Quantity, Struct, Telemetry
+from harness.records import Struct, Telemetry
+from harness.terms import BurstKind, Quantity
 
 
 class Peak(Struct, frozen=True):

@@ -6,10 +6,8 @@ import msgspec
 
 from harness.records import (
     BandwidthSample,
-    BurstKind,
     MemoryLedger,
     NodeProfile,
-    Origin,
     Provenance,
     RoutingTrace,
     RunSpec,
@@ -18,6 +16,7 @@ from harness.records import (
     Termination,
     Warmup,
 )
+from harness.terms import BurstKind, Origin
 
 
 class BurstView(msgspec.Struct, gc=False):

@@ -14,7 +14,8 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 
 from harness.llamacpp import native
-from harness.records import FlashAttention, KvType, Settings, Workload
+from harness.records import Settings, Workload
+from harness.terms import FlashAttention, KvType
 
 MIB = 1024 * 1024
 FLASH = {FlashAttention.AUTO: -1, FlashAttention.ON: 1, FlashAttention.OFF: 0}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.records import NodeCategory
+from harness.terms import NodeCategory
 
 NO_LAYER = "-"
 EMPTY_OPS = frozenset({"NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE"})  # compute nothing: ggml skips them

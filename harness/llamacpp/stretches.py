@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from harness.llamacpp.nodes import Node, NodeTable, Place
-from harness.records import ProfileMode
+from harness.terms import ProfileMode
 
 
 class ProbeError(Exception):

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from harness.llamacpp.nodes import CACHE, WEIGHT, Node
 from harness.llamacpp.stretches import Graph
-from harness.records import NodeCategory, NodeTraffic
+from harness.records import NodeTraffic
+from harness.terms import NodeCategory
 
 
 def traffic(graph: Graph) -> dict[NodeCategory, NodeTraffic]:

@@ -19,7 +19,8 @@ from harness.clock import now_ns
 from harness.errors import EnvironmentLacking
 from harness.measure.telemetry.counters import counters, spent
 from harness.protocol import Task, Turn
-from harness.records import BandwidthSample, Burst, BurstKind, Measured, Taint
+from harness.records import BandwidthSample, Burst, Measured, Taint
+from harness.terms import BurstKind
 from harness.units import BYTES_PER_KIB, NS_PER_S, human_bytes
 
 WORKING_SET_BYTES = 1 << 30

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from harness.llamacpp.stretches import Cut, Steps
 from harness.measure.engine import Coverage, Engine, Loader, Predicted
 from harness.protocol import Task
-from harness.records import EngineKind
+from harness.terms import EngineKind
 
 
 class ProfiledEngine(Engine, Protocol):

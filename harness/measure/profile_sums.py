@@ -6,7 +6,8 @@ from collections import Counter
 
 from harness.llamacpp.stretches import ProbeError, Steps
 from harness.llamacpp.traffic import traffic
-from harness.records import NodeCategory, NodeProfile, ProfileMode
+from harness.records import NodeProfile
+from harness.terms import NodeCategory, ProfileMode
 
 
 class ProfileSums:

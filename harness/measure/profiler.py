@@ -13,7 +13,8 @@ from harness.measure.probed import Borrowed, ProbedLoader, ProfiledEngine
 from harness.measure.profile_sums import ProfileSums
 from harness.measure.timed import TimedWork
 from harness.protocol import Task, Turn
-from harness.records import Burst, BurstKind, Measured, Taint
+from harness.records import Burst, Measured, Taint
+from harness.terms import BurstKind
 
 CALIBRATION_STEPS = 4
 CALIBRATION_TOKEN = 0

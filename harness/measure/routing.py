@@ -11,7 +11,8 @@ from harness.errors import UsageError
 from harness.measure.probed import Borrowed, ProbedLoader, RoutedEngine
 from harness.measure.timed import TimedWork
 from harness.protocol import Task, Turn
-from harness.records import Burst, BurstKind, Measured, RoutingTrace, Taint
+from harness.records import Burst, Measured, RoutingTrace, Taint
+from harness.terms import BurstKind
 
 Row = tuple[tuple[int, ...], ...]
 

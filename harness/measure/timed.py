@@ -11,19 +11,8 @@ from harness.measure import tokens, windows
 from harness.measure.engine import Coverage, Engine, Loader
 from harness.measure.telemetry import memory
 from harness.protocol import Task, Turn
-from harness.records import (
-    Burst,
-    BurstKind,
-    Measured,
-    MemoryLedger,
-    MemorySample,
-    RunSpec,
-    Taint,
-    TaintKind,
-    Text,
-    TokenSource,
-    Warmup,
-)
+from harness.records import Burst, Measured, MemoryLedger, MemorySample, RunSpec, Taint, Text, Warmup
+from harness.terms import BurstKind, TaintKind, TokenSource
 from harness.units import NS_PER_S
 
 MINIMUM_WARM_TOKENS = 8

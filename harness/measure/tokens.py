@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from harness.records import TokenSource, Workload
+from harness.records import Workload
+from harness.terms import TokenSource
 
 REPEATED_TOKEN = 17
 

@@ -8,7 +8,8 @@ from harness.clock import now_ns
 from harness.measure.engine import Engine
 from harness.measure.telemetry.counters import Counters, counters, spent
 from harness.protocol import Turn
-from harness.records import Burst, BurstKind
+from harness.records import Burst
+from harness.terms import BurstKind
 
 
 def prefill_window(engine: Engine, turn: Turn, tokens: Sequence[int]) -> Burst:

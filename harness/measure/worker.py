@@ -17,7 +17,7 @@ from harness.measure.routing import RoutingWork
 from harness.measure.timed import TimedWork
 from harness.measure.work import Work
 from harness.protocol import Done, Event, Failed, Finish, Finished, Ready, Task, WorkerFacts
-from harness.records import Ending, EngineKind, RunKind
+from harness.terms import Ending, EngineKind, RunKind
 
 ALLOCATION_WORDS = ("failed to allocate", "out of memory", "unable to allocate", "cannot allocate")
 

@@ -9,7 +9,8 @@ from harness.analysis.figures.forest import headline_ratios
 from harness.analysis.names import machine, told
 from harness.analysis.ratios import Finding, Ratio
 from harness.analysis.runs import Setup
-from harness.records import EngineKind, EnvironmentKind, Origin, Struct, Weights
+from harness.records import Struct
+from harness.terms import EngineKind, EnvironmentKind, Origin, Weights
 
 
 class Comparison(Struct, frozen=True):

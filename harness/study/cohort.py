@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from harness.clock import asleep_ns, now_ns
 from harness.errors import Interrupted
 from harness.protocol import Task, Turn, WorkerFacts
-from harness.records import Ending, Measured, RunSpec, Taint, TaintKind, Termination
+from harness.records import Measured, RunSpec, Taint, Termination
 from harness.study import plan
 from harness.study.environments.base import Environment
 from harness.study.link import Limits, Link, LinkBroken
 from harness.study.plan import Cohort
 from harness.study.progress import Progress
+from harness.terms import Ending, TaintKind
 from harness.units import NS_PER_S
 
 SUSPENDED_NS = NS_PER_S // 2

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from harness.config_tables import read_toml
 from harness.errors import UsageError
-from harness.records import DeviceKind, FlashAttention, KvType, RunKind, Struct, TokenSource, Weights
+from harness.records import Struct
+from harness.terms import DeviceKind, FlashAttention, KvType, RunKind, TokenSource, Weights
 
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]

@@ -29,7 +29,7 @@ from harness.crosscheck_file import (
 from harness.errors import EnvironmentLacking
 from harness.options import StudyOptions
 from harness.protocol import Task, Turn, WorkerFacts
-from harness.records import BurstKind, Measured, ModelRef, RunKind, RunSpec
+from harness.records import Measured, ModelRef, RunSpec
 from harness.study import plan as planning
 from harness.study import prepare, weights
 from harness.study.conduct import WeightsListener
@@ -37,6 +37,7 @@ from harness.study.environments.base import Environment
 from harness.study.link import Limits, Link, LinkBroken
 from harness.study.llama_bench import BenchBroken, LlamaBench
 from harness.study.store import replace_file
+from harness.terms import BurstKind, RunKind
 from harness.units import human_bytes
 
 SUITE = "crosscheck"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import hostfiles
 from harness.errors import EnvironmentLacking
-from harness.records import DeviceKind, Origin
+from harness.terms import DeviceKind, Origin
 
 _L4T = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
 _TITLES = {

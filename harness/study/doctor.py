@@ -17,9 +17,10 @@ from harness import hostfiles
 from harness.errors import BundleError, EnvironmentLacking
 from harness.models import checksums, registry
 from harness.models.checksums import FileState
-from harness.records import DeviceKind, Struct
+from harness.records import Struct
 from harness.study import config, detect_device, power_mode
 from harness.study.power_mode import Ask, ask_program
+from harness.terms import DeviceKind
 from harness.units import BYTES_PER_GB, human_bytes
 
 AUTO = "auto"

@@ -8,8 +8,9 @@ import msgspec
 
 from harness import protocol
 from harness.protocol import Command, Done, Event, Failed, Finished, Ready, Task
-from harness.records import Burst, Ending, Measured, RunSpec, Termination
+from harness.records import Burst, Measured, RunSpec, Termination
 from harness.study.environments.base import Environment, Exit, WorkerProcess
+from harness.terms import Ending
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,9 @@ from typing import Any
 
 import msgspec
 
-from harness.records import (
-    SCHEMA_VERSION,
-    BurstKind,
-    DeviceKind,
-    EngineKind,
-    EnvironmentKind,
-    ModelRef,
-    RunKind,
-    RunSpec,
-    Schedule,
-    Settings,
-    TokenSource,
-    Weights,
-    Workload,
-)
+from harness.records import SCHEMA_VERSION, ModelRef, RunSpec, Schedule, Settings, Workload
 from harness.study.config import Device, Experiment, Suite
+from harness.terms import BurstKind, DeviceKind, EngineKind, EnvironmentKind, RunKind, TokenSource, Weights
 
 CONTEXT_STEP_TOKENS = 256  # llama.cpp pads the cache to this
 DECODE_ROOM_TOKENS = 256

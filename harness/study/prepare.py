@@ -15,7 +15,6 @@ from harness.errors import UsageError
 from harness.models import registry, texts
 from harness.models.registry import Registry
 from harness.options import AUTO, StudyOptions
-from harness.records import DeviceKind, EngineKind, EnvironmentKind, RunKind, Weights
 from harness.study import config, detect_device, plan, weights
 from harness.study.config import Device, Experiment, Suite
 from harness.study.environments.base import Environment
@@ -34,6 +33,7 @@ from harness.study.gates import (
 from harness.study.plan import Cell, Machine, Plan
 from harness.study.store import read_info
 from harness.study.weights import Folders
+from harness.terms import DeviceKind, EngineKind, EnvironmentKind, RunKind, Weights
 
 RECORDS_BYTES = 200_000_000
 EXPERIMENT_S = {RunKind.PROFILE: 25.0, RunKind.ROUTING: 15.0, RunKind.BANDWIDTH: 15.0, RunKind.SOLO: 15.0}

@@ -9,19 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.protocol import WorkerFacts
-from harness.records import (
-    EngineKind,
-    GateWait,
-    Host,
-    Origin,
-    Provenance,
-    Record,
-    Telemetry,
-)
+from harness.records import GateWait, Host, Provenance, Record, Telemetry
 from harness.study.cohort import Outcome
 from harness.study.power_mode import describe as describe_power_mode
 from harness.study.taints import burst_taints
 from harness.study.telemetry_taints import telemetry_taints
+from harness.terms import EngineKind, Origin
 
 UNKNOWN = "not told: the worker ended before it spoke"
 

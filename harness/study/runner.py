@@ -12,17 +12,7 @@ import msgspec
 
 from harness.clock import now_ns
 from harness.protocol import Task
-from harness.records import (
-    SCHEMA_VERSION,
-    Ending,
-    GateWait,
-    Quantity,
-    RunKind,
-    RunSpec,
-    Telemetry,
-    Termination,
-    TokenSource,
-)
+from harness.records import SCHEMA_VERSION, GateWait, RunSpec, Telemetry, Termination
 from harness.study import plan as planning
 from harness.study.cohort import CohortRun, Outcome, Session, stopped
 from harness.study.environments.base import Environment
@@ -33,6 +23,7 @@ from harness.study.provenance import StudyFacts, make_record
 from harness.study.sampler import SamplerHandle, SamplerLost
 from harness.study.store import DatasetInfo, PlannedRun, Store, read_info
 from harness.study.weights import Located
+from harness.terms import Ending, Quantity, RunKind, TokenSource
 
 POWER = (Quantity.POWER_MW, Quantity.ENERGY_MJ)
 

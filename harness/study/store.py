@@ -20,7 +20,8 @@ import msgspec
 
 from harness import records
 from harness.errors import EnvironmentLacking, IntegrityError, UsageError
-from harness.records import Ending, Record, Struct
+from harness.records import Record, Struct
+from harness.terms import Ending
 
 RUNS = "runs.jsonl"
 DATASET = "dataset.json"

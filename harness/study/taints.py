@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator
 
-from harness.records import Burst, BurstKind, Measured, Taint, TaintKind
+from harness.records import Burst, Measured, Taint
+from harness.terms import BurstKind, TaintKind
 from harness.units import NS_PER_S, ns_to_s
 
 FAULTY_BURSTS_SHARE = 0.05  # of the decode bursts may hold a major fault: they are left out one by one

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness.records import Channel, Quantity, Taint, TaintKind, Telemetry
+from harness.records import Channel, Taint, Telemetry
+from harness.terms import Quantity, TaintKind
 from harness.units import NS_PER_S, ns_to_s
 
 _ENERGY = (Quantity.POWER_MW, Quantity.ENERGY_MJ)

@@ -13,8 +13,9 @@ from harness.models.partfile import Progress as FetchProgress
 from harness.models.proxy import ProxyFile
 from harness.models.registry import Model, Registry
 from harness.models.shapes import Shape
-from harness.records import ModelRef, Weights
+from harness.records import ModelRef
 from harness.study.plan import ModelKey
+from harness.terms import Weights
 
 BITS_PER_WEIGHT = {"F16": 16, "Q8_0": 9}  # blocks carry scales
 DEFAULT_BITS = 5  # the four-bit mixes, with their wider head

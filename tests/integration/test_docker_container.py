@@ -29,7 +29,7 @@ from harness.models import registry
 from harness.models.proxy import write
 from harness.models.shapes import of, tiny
 from harness.protocol import Task, Turn
-from harness.records import BurstKind, DeviceKind, Ending, EnvironmentKind, Record, RunKind, Weights
+from harness.records import Record
 from harness.study import plan as planning
 from harness.study.config import Variation
 from harness.study.environments import container, images, sandbox
@@ -39,6 +39,7 @@ from harness.study.link import Limits, Link, LinkBroken
 from harness.study.runner import Runner, StopFlag
 from harness.study.store import Store, read
 from harness.study.weights import Located
+from harness.terms import BurstKind, DeviceKind, Ending, EnvironmentKind, RunKind, Weights
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "docker-tests"  # base and wheelhouse, for the next run on this machine

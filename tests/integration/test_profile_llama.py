@@ -21,25 +21,19 @@ from harness.models import registry
 from harness.models.proxy import ProxyFile, write
 from harness.models.shapes import Shape, of, tiny
 from harness.protocol import Failed, Finish, Finished, Task, Turn
-from harness.records import (
+from harness.records import Measured, ModelRef, NodeProfile, RunSpec, Schedule, Settings, Workload
+from harness.terms import (
     BurstKind,
     DeviceKind,
     Ending,
     EngineKind,
     EnvironmentKind,
     FlashAttention,
-    Measured,
-    ModelRef,
     NodeCategory,
-    NodeProfile,
     ProfileMode,
     RunKind,
-    RunSpec,
-    Schedule,
-    Settings,
     TokenSource,
     Weights,
-    Workload,
 )
 
 pytestmark = pytest.mark.llama

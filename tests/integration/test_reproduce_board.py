@@ -18,8 +18,9 @@ import pytest
 from harness.analysis.claims import ClaimVerdict, Verdict
 from harness.analysis.claims import Origin as ClaimOrigin
 from harness.analysis.energy_windows import Curve
-from harness.records import Burst, BurstKind, Ending, Origin, Record, RunKind, TaintKind, Weights, decode, encode
+from harness.records import Burst, Record, decode, encode
 from harness.report.render import ReportSummary, write_report
+from harness.terms import BurstKind, Ending, Origin, RunKind, TaintKind, Weights
 
 pytestmark = [pytest.mark.jetson, pytest.mark.llama]
 

@@ -22,13 +22,14 @@ from torture import ROOT, WHOLE
 
 from harness import records
 from harness.errors import BundleError, EnvironmentLacking, UsageError
-from harness.records import Ending, EngineKind, Record, RunKind, TaintKind
+from harness.records import Record
 from harness.study import store as storing
 from harness.study.environments.native import NativeEnvironment
 from harness.study.plan import Plan
 from harness.study.runner import Study
 from harness.study.store import RUNS, DatasetInfo, Store
 from harness.study.weights import Located
+from harness.terms import Ending, EngineKind, RunKind, TaintKind
 
 pytestmark = pytest.mark.torture
 SLOW_TOKEN_BYTES = 5_000_000_000  # the fake engine takes 10 ms a token for so many

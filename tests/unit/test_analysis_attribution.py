@@ -20,16 +20,8 @@ from harness.analysis.roofline import Hypothesis, bandwidth, contrast, gaps, roo
 from harness.analysis.routing import routing
 from harness.analysis.stats import Interval
 from harness.analysis.tables import tables
-from harness.records import (
-    BandwidthSample,
-    BurstKind,
-    Measured,
-    NodeCategory,
-    NodeTraffic,
-    Record,
-    RoutingTrace,
-    RunKind,
-)
+from harness.records import BandwidthSample, Measured, NodeTraffic, Record, RoutingTrace
+from harness.terms import BurstKind, NodeCategory, RunKind
 
 LAB = Lab(rounds=12, cohorts=2, noise=0.005)
 PARTS = {

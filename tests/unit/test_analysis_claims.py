@@ -16,19 +16,9 @@ from harness.analysis.claims import CLAIMS_FILE, ClaimVerdict, Origin, Verdict, 
 from harness.analysis.evidence import Evidence
 from harness.analysis.judge import judge, to_json
 from harness.errors import ConfigError
-from harness.records import (
-    DeviceKind,
-    Ending,
-    EngineKind,
-    NodeCategory,
-    Quality,
-    Record,
-    Settings,
-    Taint,
-    TaintKind,
-    Weights,
-)
-from harness.records import Origin as RecordOrigin
+from harness.records import Record, Settings, Taint
+from harness.terms import DeviceKind, Ending, EngineKind, NodeCategory, Quality, TaintKind, Weights
+from harness.terms import Origin as RecordOrigin
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = load_claims(ROOT / CLAIMS_FILE)

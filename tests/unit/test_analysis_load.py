@@ -16,7 +16,8 @@ from harness.analysis.accounting import NO_REASON, accounts
 from harness.analysis.evidence import Evidence
 from harness.analysis.load import load
 from harness.errors import ExitCode, IntegrityError, UsageError
-from harness.records import Ending, Record, Taint, TaintKind, encode
+from harness.records import Record, Taint, encode
+from harness.terms import Ending, TaintKind
 
 SMALL = Lab(rounds=6, cohorts=1)
 

@@ -11,7 +11,8 @@ from records_factory import GEMMA, LLAMA, OLMOE, Lab, Model
 
 from harness.analysis.evidence import Evidence
 from harness.analysis.ratios import Finding, Pairing, Ratio
-from harness.records import BurstKind, Record
+from harness.records import Record
+from harness.terms import BurstKind
 
 TRUE_RATIO = LLAMA.token_ns / OLMOE.token_ns
 PAIR = (OLMOE, LLAMA)

@@ -15,21 +15,8 @@ from harness.analysis.evidence import Evidence
 from harness.analysis.rules import checks
 from harness.analysis.tables import tables
 from harness.analysis.tables.base import Table
-from harness.records import (
-    BandwidthSample,
-    Channel,
-    Ending,
-    Measured,
-    NodeCategory,
-    Quality,
-    Quantity,
-    Record,
-    RoutingTrace,
-    RunKind,
-    Settings,
-    Telemetry,
-    Workload,
-)
+from harness.records import BandwidthSample, Channel, Measured, Record, RoutingTrace, Settings, Telemetry, Workload
+from harness.terms import Ending, NodeCategory, Quality, Quantity, RunKind
 
 LAB = Lab(rounds=8, cohorts=1)
 

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from harness.config_tables import read_toml
 from harness.errors import ConfigError, ExitCode
-from harness.records import KvType, Struct
+from harness.records import Struct
+from harness.terms import KvType
 
 
 class Wheel(Struct, frozen=True, tag="wheel", tag_field="kind"):

@@ -23,11 +23,11 @@ from msgspec.structs import replace
 
 from harness.errors import EnvironmentLacking, UsageError
 from harness.protocol import Task
-from harness.records import DeviceKind, EngineKind
 from harness.study.environments import container, engine_errors, images, sandbox
 from harness.study.environments.attached import Demultiplexer
 from harness.study.environments.images import BuildOptions
 from harness.study.environments.sandbox import Owner
+from harness.terms import DeviceKind, EngineKind
 
 ROOT = Path(__file__).parents[2]
 KNOWN = images.load(ROOT)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import EnvironmentLacking, ExitCode
-from harness.records import DeviceKind
 from harness.study import doctor
 from harness.study.detect_device import detect, l4t_release, require
 from harness.study.doctor import Bench, Check, State
+from harness.terms import DeviceKind
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.analysis.energy import CellEnergy, EnergyFigure, RunPower, Window, cell_energy
-from harness.records import BurstKind, Channel, Quality, Quantity, Telemetry
+from harness.records import Channel, Telemetry
+from harness.terms import BurstKind, Quality, Quantity
 
 PERIOD_NS = 100_000_000
 SECOND = 1_000_000_000

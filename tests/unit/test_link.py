@@ -12,20 +12,10 @@ from studies import experiment, plan_of, specs_of, suite
 
 from harness import protocol
 from harness.protocol import Done, Failed, Finished, Ready, Task, Turn, WorkerFacts
-from harness.records import (
-    BandwidthSample,
-    Burst,
-    BurstKind,
-    Ending,
-    EngineKind,
-    EnvironmentKind,
-    Host,
-    Measured,
-    Termination,
-    Warmup,
-)
+from harness.records import BandwidthSample, Burst, Host, Measured, Termination, Warmup
 from harness.study.environments.native import NativeProcess
 from harness.study.link import Limits, Link, LinkBroken, implausible
+from harness.terms import BurstKind, Ending, EngineKind, EnvironmentKind
 
 SPEC = specs_of(plan_of(suite(experiment())))[0]
 TASK = Task(spec=SPEC, model_path="/nowhere.gguf")

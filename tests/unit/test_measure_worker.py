@@ -13,21 +13,17 @@ from harness.measure.fake import FakeEngine
 from harness.measure.timed import TimedWork
 from harness.measure.worker import Worker
 from harness.protocol import Done, Event, Failed, Finish, Finished, Ready, Task, Turn
-from harness.records import (
+from harness.records import ModelRef, RunSpec, Schedule, Settings, Workload
+from harness.terms import (
     BurstKind,
     DeviceKind,
     Ending,
     EngineKind,
     EnvironmentKind,
-    ModelRef,
     RunKind,
-    RunSpec,
-    Schedule,
-    Settings,
     TaintKind,
     TokenSource,
     Weights,
-    Workload,
 )
 
 MODEL = ModelRef(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import board_tree
 
-from harness.records import Origin
 from harness.study.detect_device import origin
+from harness.terms import Origin
 
 
 def test_a_machine_measures(tmp_path: Path) -> None:

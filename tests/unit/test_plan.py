@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from studies import CPU, FOUR, ROOMY, experiment, plan_of, refs_of, specs_of, suite
 
-from harness.records import BurstKind, EngineKind, EnvironmentKind, KvType, ModelRef, RunKind, TokenSource, Weights
+from harness.records import ModelRef
 from harness.study import plan as planning
 from harness.study.config import Device, Suite, Variation
 from harness.study.plan import Cohort, Machine, ModelKey
+from harness.terms import BurstKind, EngineKind, EnvironmentKind, KvType, RunKind, TokenSource, Weights
 
 GB = 1_000_000_000
 

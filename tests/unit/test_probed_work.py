@@ -16,22 +16,16 @@ from harness.measure.routing import RoutingWork
 from harness.measure.work import Work
 from harness.measure.worker import _work
 from harness.protocol import Task, Turn
-from harness.records import (
-    Burst,
+from harness.records import Burst, Measured, ModelRef, RunSpec, Schedule, Settings, Workload
+from harness.terms import (
     BurstKind,
     DeviceKind,
     EngineKind,
     EnvironmentKind,
-    Measured,
-    ModelRef,
     NodeCategory,
     ProfileMode,
     RunKind,
-    RunSpec,
-    Schedule,
-    Settings,
     Weights,
-    Workload,
 )
 
 

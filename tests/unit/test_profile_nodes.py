@@ -7,8 +7,8 @@ import pytest
 from harness.llamacpp.nodes import Node, NodeTable, Source
 from harness.llamacpp.stretches import Cut, Graph, cut, empty_times_ns, read_graph
 from harness.llamacpp.traffic import traffic
-from harness.records import NodeCategory as C
 from harness.records import NodeTraffic
+from harness.terms import NodeCategory as C
 
 
 def node(name: str, op: str, *sources: str) -> Node:

@@ -22,9 +22,10 @@ from records_factory import Lab
 
 from harness.analysis.tables.base import Column, Row, Style, make
 from harness.errors import ExitCode, IntegrityError, UsageError
-from harness.records import DeviceKind, Host, Taint, TaintKind
+from harness.records import Host, Taint
 from harness.report import formats
 from harness.report.render import TEMPLATES, csv_text, write_report
+from harness.terms import DeviceKind, TaintKind
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Lab(rounds=8, cohorts=2, decode_tokens=12)

@@ -15,7 +15,7 @@ from studies import FOUR, Listener, ThreadEnvironment, experiment, plan_of, run_
 from harness import cli
 from harness.errors import Interrupted
 from harness.options import StudyOptions
-from harness.records import Burst, BurstKind, Ending, Origin, Record, RunKind, TaintKind, Weights
+from harness.records import Burst, Record
 from harness.study import plan as planning
 from harness.study import prepare
 from harness.study import store as storing
@@ -24,6 +24,7 @@ from harness.study.gates import Closed, Gate
 from harness.study.plan import Plan
 from harness.study.runner import StopFlag
 from harness.study.store import RUNS, SUMS, DatasetInfo, Store
+from harness.terms import BurstKind, Ending, Origin, RunKind, TaintKind, Weights
 
 
 def run(

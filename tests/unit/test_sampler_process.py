@@ -20,9 +20,10 @@ from harness.measure.telemetry.base import Sample, Sensor, SensorLost
 from harness.measure.telemetry.detect import Found
 from harness.measure.telemetry.serve import Lines, Server
 from harness.measure.telemetry.session import Session
-from harness.records import Channel, Quality, Quantity, TaintKind, Telemetry
+from harness.records import Channel, Telemetry
 from harness.study.sampler import SamplerHandle, SamplerLost, cut
 from harness.study.telemetry_taints import telemetry_taints
+from harness.terms import Quality, Quantity, TaintKind
 
 SECOND = 1_000_000_000
 PERIOD = 100_000_000

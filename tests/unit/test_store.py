@@ -19,9 +19,10 @@ from records_factory import LLAMA, OLMOE, Lab, solos
 
 from harness import records
 from harness.errors import BundleError, EnvironmentLacking, ExitCode, IntegrityError, UsageError
-from harness.records import Ending, Record
+from harness.records import Record
 from harness.study import store as storing
 from harness.study.store import RUNS, SUMS, DatasetInfo, Store, open_to_append
+from harness.terms import Ending
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.records import Burst, BurstKind, Measured, TaintKind
+from harness.records import Burst, Measured
 from harness.study.taints import burst_taints
+from harness.terms import BurstKind, TaintKind
 
 MS = 1_000_000
 DECODE = Burst(

@@ -14,7 +14,7 @@ import pytest
 from harness.measure.telemetry import ina3221, jetson, macos, memory_sampler, nvml, rapl, tegrastats, thermal
 from harness.measure.telemetry.base import Absent, PolledSampler, Sampler, SensorLost
 from harness.measure.telemetry.detect import detect
-from harness.records import Quality, Quantity
+from harness.terms import Quality, Quantity
 
 LINES = Path(__file__).parents[1] / "fixtures/tegrastats.txt"
 

@@ -10,7 +10,7 @@ from harness.analysis.figures.base import WIDTH, Figure, experiment_shown, finis
 from harness.analysis.ratios import Finding, Ratio
 from harness.analysis.runs import Setup
 from harness.analysis.svg import Axis, Canvas, padded
-from harness.records import BurstKind
+from harness.terms import BurstKind
 
 TICKS = (1 / 8, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 0.8, 0.9, 0.95, 0.98, 1, 1.02, 1.05, 1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16)
 ROW_PX, TOP, BOTTOM, TICK_GAP = 58, 30, 46, 46

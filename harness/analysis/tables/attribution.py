@@ -7,7 +7,7 @@ from harness.analysis.evidence import Evidence
 from harness.analysis.runs import watermarks
 from harness.analysis.stats import Interval
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.records import RunKind
+from harness.terms import RunKind
 
 COLUMNS = (
     Column(key="setup", title="Machine"),

@@ -8,7 +8,7 @@ from harness.analysis.cells import CellRuns
 from harness.analysis.evidence import Evidence
 from harness.analysis.ratios import Ratio, unpaired_ratio
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.records import BurstKind, RunKind
+from harness.terms import BurstKind, RunKind
 
 COLUMNS = (
     Column(key="experiment", title="Experiment", details=True),

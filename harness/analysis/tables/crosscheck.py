@@ -6,7 +6,7 @@ from harness.analysis import crosscheck as checking
 from harness.analysis.evidence import Evidence
 from harness.analysis.tables.base import Column, Row, Style, Table, make
 from harness.crosscheck_file import Crosscheck, CrosscheckCell
-from harness.records import Weights
+from harness.terms import Weights
 
 COLUMNS = (
     Column(key="model", title="Model"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import watermarks
 from harness.analysis.tables.base import Column, Row, Style, Table, make
-from harness.records import ModelRef, RunKind
+from harness.records import ModelRef
+from harness.terms import RunKind
 
 COLUMNS = (
     Column(key="model", title="Model"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.analysis.evidence import Evidence
 from harness.analysis.ratios import Ratio
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.records import Weights
+from harness.terms import Weights
 
 COLUMNS = (
     Column(key="setup", title="Machine"),

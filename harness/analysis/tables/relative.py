@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import Cell
 from harness.analysis.tables.base import Column, Style
-from harness.records import BurstKind
+from harness.terms import BurstKind
 
 RELATIVE_COLUMNS = (
     Column(key="relative", title="Relative", style=Style.RATIO),

@@ -10,7 +10,7 @@ from harness.analysis.evidence import Evidence
 from harness.analysis.roofline import Roofline, bandwidth, roofline
 from harness.analysis.runs import Cell, watermarks
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.records import RunKind
+from harness.terms import RunKind
 
 COLUMNS = (
     Column(key="setup", title="Machine"),

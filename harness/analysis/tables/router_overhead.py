@@ -8,7 +8,7 @@ from harness.analysis.profile_formulas import MOE_BLOCK, ROUTING, burst_means, n
 from harness.analysis.runs import watermarks
 from harness.analysis.stats import interval_of_mean
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.records import NodeCategory, RunKind
+from harness.terms import NodeCategory, RunKind
 
 PARTS = (
     ("attention", "Attention", (NodeCategory.ATTENTION,)),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import watermarks
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.records import RoutingTrace, RunKind
+from harness.records import RoutingTrace
+from harness.terms import RunKind
 
 COLUMNS = (
     Column(key="setup", title="Machine"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from harness.clock import now_ns
-from harness.records import Quality, Quantity
+from harness.terms import Quality, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)

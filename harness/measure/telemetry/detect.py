@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.measure.telemetry import ina3221, jetson, macos, memory_sampler, nvml, rapl, tegrastats, thermal
 from harness.measure.telemetry.base import Absent, Sampler
-from harness.records import Quantity
+from harness.terms import Quantity
 
 DEFAULT_PERIOD_NS = 100_000_000
 _ENERGY = (Quantity.POWER_MW, Quantity.ENERGY_MJ)

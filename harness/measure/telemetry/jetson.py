@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from harness.clock import now_ns
 from harness.measure.telemetry.base import Absent, Sample, Sensor, SensorLost
 from harness.measure.telemetry.rails import rail_sensors, step_mw, widest_first
-from harness.records import Quantity
+from harness.terms import Quantity
 from harness.units import BYTES_PER_KIB, NS_PER_S
 
 SOCKET = "run/jtop.sock"

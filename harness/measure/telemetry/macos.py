@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from harness.clock import now_ns
 from harness.measure.telemetry.base import Absent, Sample, Sensor
-from harness.records import Quality, Quantity
+from harness.terms import Quality, Quantity
 
 _SCOPES = {
     "cpu_total_mj": "CPU clusters of the chip",

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import hostfiles
 from harness.clock import now_ns
 from harness.measure.telemetry.base import Absent, PolledSampler, Sample, Sensor
-from harness.records import Quantity
+from harness.terms import Quantity
 
 _PAGE_BYTES = float(os.sysconf("SC_PAGE_SIZE"))  # 4 KiB, 16 KiB or 64 KiB
 _MACHINE = {

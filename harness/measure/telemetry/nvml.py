@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from harness.measure.telemetry.base import Absent, PolledSampler, Sensor
-from harness.records import Quantity
+from harness.terms import Quantity
 
 # nvmlClocksEventReasons that cost speed against the GPU's own settings: slow-down by hardware, by temperature, by the
 # power brake. The software power cap (0x4) is left out: at its limit a GPU works as set.

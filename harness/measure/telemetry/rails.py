@@ -7,7 +7,7 @@ not the carrier board. A name that is not listed here is reported with its name 
 from __future__ import annotations
 
 from harness.measure.telemetry.base import Sensor
-from harness.records import Quantity
+from harness.terms import Quantity
 
 _WHOLE = {
     "VDD_IN": "module rail VDD_IN (without the carrier board)",

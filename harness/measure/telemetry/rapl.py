@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import hostfiles
 from harness.measure.telemetry.base import Absent, PolledSampler, Sensor
-from harness.records import Quality, Quantity
+from harness.terms import Quality, Quantity
 
 _STEP_MJ = 0.061  # 2^-14 J, the coarsest common energy unit of the counter (Intel SDM vol. 4, MSR_RAPL_POWER_UNIT)
 _SCOPES = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.clock import now_ns
 from harness.measure.telemetry.base import Absent, Sample, Sensor, SensorLost
 from harness.measure.telemetry.rails import rail_sensors, widest_first
-from harness.records import Quantity
+from harness.terms import Quantity
 from harness.units import NS_PER_MS
 
 _RAIL = re.compile(r"\b((?:VDD|VIN|POM)\w*) (\d+)(?:mW)?/\d+(?:mW)?(?= |$)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import hostfiles
 from harness.measure.telemetry.base import PolledSampler, Sensor
-from harness.records import Quantity
+from harness.terms import Quantity
 
 _SLOW_TICKS = 10
 _Reader = tuple[Sensor, Callable[[], float | None]]

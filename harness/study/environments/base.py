@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.protocol import Task
-from harness.records import EnvironmentKind
+from harness.terms import EnvironmentKind
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from docker.utils import kwargs_from_env
 from harness import protocol
 from harness.errors import EnvironmentLacking
 from harness.protocol import Task
-from harness.records import DeviceKind, EngineKind, EnvironmentKind, Origin
 from harness.study import detect_device, provenance
 from harness.study.environments import engine_errors, images, sandbox
 from harness.study.environments.attached import Demultiplexer, Stream
 from harness.study.environments.base import Exit
 from harness.study.environments.images import BuildOptions, Image, Images
 from harness.study.environments.sandbox import Owner
+from harness.terms import DeviceKind, EngineKind, EnvironmentKind, Origin
 from harness.units import human_bytes
 
 ENGINE_TIMEOUT_S = 60

@@ -16,7 +16,8 @@ from msgspec import Meta
 
 from harness.config_tables import read_toml
 from harness.errors import EnvironmentLacking, UsageError
-from harness.records import DeviceKind, Struct
+from harness.records import Struct
+from harness.terms import DeviceKind
 
 REPOSITORY = "moe-edge-bundle"
 LABEL_CONTEXT = "moe-bundle.context-sha256"

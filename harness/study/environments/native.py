@@ -14,8 +14,8 @@ from pathlib import Path
 
 from harness import hostfiles, protocol
 from harness.protocol import Task
-from harness.records import EnvironmentKind
 from harness.study.environments.base import Exit
+from harness.terms import EnvironmentKind
 
 STOP_WAIT_S = 10.0
 TAIL_BYTES = 4000

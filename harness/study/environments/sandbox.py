@@ -16,7 +16,7 @@ import psutil
 from harness import hostfiles
 from harness.errors import EnvironmentLacking
 from harness.protocol import Task
-from harness.records import DeviceKind, EngineKind
+from harness.terms import DeviceKind, EngineKind
 
 LABEL_MACHINE = "moe-bundle.owner-machine"
 LABEL_PID = "moe-bundle.owner-pid"
