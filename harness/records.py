@@ -135,6 +135,8 @@ class Burst(Struct, frozen=True):
     involuntary_switches: int = 0
     foreign_cpu_ns: int | None = None  # CPU time of everyone else in this window
     steal_ns: int | None = None
+    waited_ns: int | None = None  # before this turn, since the worker's last one: others were at work
+    waited_cpu_ns: int | None = None  # CPU time that this process took while it waited, all threads
 
 
 class Warmup(Struct, frozen=True):
@@ -151,7 +153,7 @@ class Warmup(Struct, frozen=True):
 class MemorySample(Struct, frozen=True):
     """Memory at the end of a phase, each source by itself; null where the platform has none."""
 
-    phase: str  # start, loaded, warm, finished
+    phase: str  # start, loaded, warm, prefill (after the first prompt), decode (after the first burst), finished
     at_ns: int
     vm_hwm_bytes: int | None = None
     rss_bytes: int | None = None
@@ -164,10 +166,14 @@ class MemorySample(Struct, frozen=True):
     swap_used_bytes: int | None = None
     major_faults: int | None = None
     minor_faults: int | None = None
+    hwm_of_phase: bool = False  # VmHWM was set back when the phase began: it is the peak of this phase alone
 
 
 class MemoryLedger(Struct, frozen=True):
-    """Predicted by llama.cpp, observed by everyone else."""
+    """Predicted by llama.cpp, observed by everyone else.
+
+    Weights are planned from the phase `loaded` on, KV cache and compute buffers from `warm` on, when the context is open.
+    """
 
     weights_bytes: int
     kv_bytes: int

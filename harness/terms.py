@@ -58,6 +58,7 @@ class BurstKind(StrEnum):
 
     PREFILL = "prefill"
     DECODE = "decode"
+    UNWATCHED = "unwatched"  # decode while the sampler process does nothing: what sampling costs
     PROFILE = "profile"  # decode with the node callback attached
     IDLE = "idle"  # nothing at work: the baseline of power
     READ = "read"  # passes over memory: the bandwidth of the machine
