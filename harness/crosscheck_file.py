@@ -66,7 +66,7 @@ def decode(data: bytes) -> Crosscheck:
     """
     try:
         found = msgspec.json.decode(data, type=Crosscheck)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not a cross-check: {error}") from None
     if found.schema != CROSSCHECK_SCHEMA:
         raise ValueError(f"schema version {found.schema!r}, this bundle reads {CROSSCHECK_SCHEMA}")

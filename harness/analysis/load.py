@@ -13,13 +13,13 @@ import msgspec
 
 from harness.analysis.bursts import BurstColumns, Bursts
 from harness.analysis.crosscheck import read_crosscheck
-from harness.analysis.limits import TooLongError, holds_huge_number, numbered
 from harness.analysis.power import pack, why_no_power
 from harness.analysis.runs import Cell, Experts, Run, Setup, Shared, peak_memory, plain_workload
 from harness.analysis.thermal import peaks
 from harness.analysis.views import DatasetFile, MeasuredView, RecordView
 from harness.crosscheck_file import Crosscheck
 from harness.errors import BundleError, IntegrityError, UsageError
+from harness.limits import TooLongError, holds_huge_number, numbered
 from harness.records import SCHEMA_VERSION
 from harness.terms import Ending
 
@@ -130,7 +130,7 @@ def read_plan(path: Path) -> DatasetFile | None:
         return None
     try:
         plan = msgspec.json.decode(place.read_bytes(), type=DatasetFile)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"not a dataset description: {error}", where=str(place), cure="restore the file") from None
     if plan.schema != DATASET_SCHEMA:
         raise _unknown_schema(plan.schema, str(place))
@@ -173,7 +173,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes, RecordView]]:
         try:
             view = decoder.decode(raw)
             huge = holds_huge_number(raw)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise _broken(raw, error, where) from None
         if huge:
             raise IntegrityError("not a record: a number beyond 2^62", where=where, cure=CURE)
@@ -199,7 +199,7 @@ def _broken(raw: bytes, error: Exception, where: str) -> BundleError:
     """What is wrong with a line: a schema of another version explains fields that do not fit."""
     try:
         schema = msgspec.json.decode(raw, type=_Version).spec.schema
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         schema = SCHEMA_VERSION
     if schema != SCHEMA_VERSION:
         return _unknown_schema(schema, where)

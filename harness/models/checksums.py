@@ -173,7 +173,7 @@ def _read_cache(folder: Path) -> dict[str, _Seen]:
     """A cache that is not there or not readable is empty: the files are simply read again."""
     try:
         return msgspec.json.decode((folder / CACHE_NAME).read_bytes(), type=dict[str, _Seen])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

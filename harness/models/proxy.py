@@ -170,7 +170,7 @@ def _valid_stamp(path: Path) -> Stamp | None:
     try:
         found = msgspec.json.decode(_stamp_path(path).read_bytes(), type=Stamp)
         return found if stamp(path, found.sha256) == found else None
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -65,16 +65,14 @@ def check(folder: Path) -> int:
         raise IntegrityError(
             "does not fit the files beside it", where=str(folder / SUMS), cure=_first_misfit(folder, found)
         )
+    load([folder])  # first: it bounds what it reads, and names file and line
     try:
-        decoded = [records.decode(line) for line in _lines(folder / RUNS)]
+        count = len([records.decode(line).spec.run_id for line in _lines(folder / RUNS)])
     except ValueError as error:
         raise IntegrityError(str(error), where=str(folder / RUNS)) from None
-    if (folder / SCHEMA).read_text(encoding="utf-8") != json.dumps(
-        records.json_schema(), indent=1, sort_keys=True
-    ) + "\n":
+    if _read(folder / SCHEMA) != json.dumps(records.json_schema(), indent=1, sort_keys=True) + "\n":
         raise IntegrityError("is not the schema of these records", where=str(folder / SCHEMA))
-    load([folder])
-    return len(decoded)
+    return count
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from harness import protocol
+from harness.limits import holds_huge_number
 from harness.protocol import Command, Done, Event, Failed, Finished, Ready, Task
 from harness.records import Burst, Measured, RunSpec, Termination
 from harness.study.environments.base import Environment, Exit, WorkerProcess
@@ -101,8 +100,11 @@ class Link:
             raise self._dead()
         try:
             event = protocol.decode_event(line)
-        except msgspec.DecodeError as error:
+            huge = holds_huge_number(line)  # the report would refuse the whole dataset for it
+        except (ValueError, RecursionError) as error:
             raise self._broken(Ending.PROTOCOL, f"not an event ({error}): {line[:200]!r}") from None
+        if huge:
+            raise self._broken(Ending.PROTOCOL, "said a number beyond 2^62")
         if isinstance(event, Failed):
             if event.run_id != self.spec.run_id:
                 raise self._broken(Ending.PROTOCOL, f"the report is of another run, {event.run_id}")

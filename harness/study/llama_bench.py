@@ -78,7 +78,7 @@ class LlamaBench:
     def _checked(self, line: bytes) -> tuple[int, ...]:
         try:
             result = msgspec.json.decode(line, type=_Line)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise BenchBroken(f"llama-bench printed no result ({error}): {line[:200]!r}") from None
         workload, settings = self._spec.workload, self._spec.settings
         wanted = (workload.decode_tokens, workload.depth_tokens, settings.threads)

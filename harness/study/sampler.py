@@ -62,7 +62,7 @@ class SamplerHandle:
         handle = cls(process, ours)
         try:
             handle._send(protocol.encode(request))
-            handle.ready = protocol.decode_ready(handle._line(READY_S))
+            handle.ready = handle._ready()
         except BaseException:
             handle.kill()
             raise
@@ -125,10 +125,16 @@ class SamplerHandle:
         except BrokenPipeError:
             raise self._lost("has ended") from None
 
+    def _ready(self) -> protocol.Ready:
+        try:
+            return protocol.decode_ready(self._line(READY_S))
+        except (ValueError, RecursionError) as error:
+            raise self._lost(f"began with nonsense ({error})") from None
+
     def _telemetry(self, timeout_s: float) -> Telemetry:
         try:
             return protocol.decode_telemetry(self._line(timeout_s))
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise self._lost(f"answered nonsense ({error})") from None
 
     def _line(self, timeout_s: float) -> bytes:

@@ -64,7 +64,7 @@ def read_info(folder: Path) -> DatasetInfo | None:
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=DatasetInfo)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         cure = "remove it: --resume writes it anew"
         raise IntegrityError(f"not a dataset description: {error}", where=str(path), cure=cure) from None
 

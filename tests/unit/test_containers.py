@@ -145,6 +145,17 @@ def test_only_what_a_dead_process_of_this_machine_left_may_be_removed() -> None:
     assert not me.may_remove({})
 
 
+def test_an_owner_is_known_by_ticks_since_boot(tmp_path: Path) -> None:
+    """A time of day would not do: after the clock was set, a living runner's containers would pass for left behind."""
+    ticks = " ".join(str(number) for number in range(3, 53))
+    (tmp_path / f"proc/{os.getpid()}").mkdir(parents=True)
+    (tmp_path / f"proc/{os.getpid()}/stat").write_text(f"{os.getpid()} (a ) name) S {ticks}")
+    assert Owner.this(tmp_path).started == "21"
+    ours = Path("/proc/self/stat")
+    if ours.exists():
+        assert Owner.this().started == ours.read_text().rpartition(") ")[2].split()[19]
+
+
 class Answers:
     """An engine that only tells of itself."""
 

@@ -76,6 +76,7 @@ def test_it_stands_still_between_its_turns(tmp_path: Path) -> None:
     [
         ("sys.exit('no such model')", "llama-bench ended: no such model"),
         ("print('{'); continue", "printed no result"),
+        ('sys.stdout.buffer.write(b\'{"cpu_info":"\\xff"}\\n\'); continue', "printed no result"),
         ("line['n_gen'] += 1", "measured something else"),
         ("line['n_threads'] += 1", "measured something else"),
         ("line['samples_ns'] = [-5, 5]", "measured something else"),

@@ -13,6 +13,7 @@ from studies import experiment, plan_of, specs_of, suite
 from harness import protocol
 from harness.protocol import Done, Failed, Finished, Ready, Task, Turn, WorkerFacts
 from harness.records import BandwidthSample, Burst, Host, Measured, Termination, Warmup
+from harness.study.environments.lines import Lines
 from harness.study.environments.native import NativeProcess
 from harness.study.link import Limits, Link, LinkBroken, implausible
 from harness.terms import BurstKind, Ending, EngineKind, EnvironmentKind
@@ -32,6 +33,10 @@ BURST = Burst(
 MEASURED = Measured(load_ns=5, warmup=None, bursts=(BURST,), memory=None)
 READY = protocol.encode(Ready(facts=FACTS, decode_token_ns=1))
 DONE = protocol.encode(Done(tokens=2, duration_ns=8000))
+FAILED = protocol.encode(Failed(run_id=SPEC.run_id, ending=Ending.ERROR, message="why"))
+NO_TEXT = FAILED.replace(b"why", b"\xff")
+NESTED = FAILED.replace(b"}", b',"x":' + b"[" * 99_999)
+HUGE = READY.replace(b'_ns":1', b'_ns":' + b"9" * 30)
 
 
 def report(measured: Measured = MEASURED, run_id: str = SPEC.run_id) -> bytes:
@@ -118,6 +123,9 @@ def test_what_native_code_prints_never_mixes_with_events() -> None:
         ("say(bytes(range(1, 256)) + b'\\n'); hear()", Ending.PROTOCOL, "not an event"),
         (f"say({READY[:50]!r})", Ending.PROTOCOL, "not an event"),
         ("say(b'[' * 100000 + b'\\n'); hear()", Ending.PROTOCOL, "not an event"),
+        (f"say({NO_TEXT!r}); hear()", Ending.PROTOCOL, "not an event"),
+        (f"say({NESTED!r}); hear()", Ending.PROTOCOL, "not an event"),
+        (f"say({HUGE!r}); hear()", Ending.PROTOCOL, "beyond 2^62"),
     ],
 )  # fmt: skip
 def test_a_worker_that_goes_wrong_has_its_ending(script: str, ending: Ending, words: str) -> None:
@@ -150,6 +158,17 @@ def test_a_worker_that_hangs_is_killed_and_its_stack_kept(limits: Limits) -> Non
 def test_a_worker_that_says_half_a_line_and_hangs_is_killed() -> None:
     termination = ending_of(f"say({READY[:50]!r}); time.sleep(600)", Limits(prepare_s=0.5))
     assert (termination.ending, termination.signal) == (Ending.TIMEOUT, 9)
+
+
+def test_a_line_that_never_ends_is_not_kept() -> None:
+    lines = Lines(limit_bytes=100)
+    lines.feed(b"a\n" + b"b" * 99)
+    assert [lines.take(), lines.take()] == [b"a\n", None]
+    lines.feed(b"bb")
+    assert lines.take() == b"b" * 101  # as it stands: no event, and the worker is ended for it
+    assert lines.take() is None
+    lines.feed(b"c")
+    assert lines.rest() == b"c"
 
 
 def test_a_worker_that_reports_and_then_stays_is_killed() -> None:

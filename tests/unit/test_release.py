@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -42,6 +43,25 @@ def test_one_flipped_byte_anywhere_fails(released: Path) -> None:
             with pytest.raises(IntegrityError):
                 release.check(released)
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (release.RUNS, gzip.compress(b"")[:-9]),
+        (release.RUNS, b"no gzip"),
+        (release.RUNS, gzip.compress(b"[" * 100_000 + b"\n")),
+        (release.RUNS, gzip.compress(b'{"spec":{"schema":1,"run_id":"\xff"}}\n')),
+        (release.SCHEMA, b"\xff"),
+    ],
+    ids=["cut", "no gzip", "bomb", "no text", "no schema"],
+)
+def test_what_is_no_release_is_refused_even_where_its_sums_fit(released: Path, name: str, content: bytes) -> None:
+    (released / name).write_bytes(content)
+    sums = [f"{hashlib.sha256((released / part).read_bytes()).hexdigest()}  {part}\n" for part in sorted(release.PARTS)]
+    (released / release.SUMS).write_text("".join(sums))
+    with pytest.raises(IntegrityError):
+        release.check(released)
 
 
 def test_a_missing_file_fails(released: Path) -> None:

@@ -321,3 +321,14 @@ def test_a_hung_sampler_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     os.kill(handle.pid, signal.SIGSTOP)
     assert handle.stop() is None
     assert gone(handle.pid)
+
+
+@pytest.mark.parametrize("words", [b"[1", b'{"ready":"\xff"}', b"[" * 99_999], ids=["json", "text", "bomb"])
+def test_a_sampler_that_begins_with_nonsense_is_lost(tmp_path: Path, words: bytes) -> None:
+    """A study then goes on without telemetry; any other error would end it."""
+    impostor = tmp_path / "python"
+    (tmp_path / "words").write_bytes(words + b"\n")
+    impostor.write_text(f'#!/bin/sh\nread line\ncat "{tmp_path}/words" >"/dev/fd/$4"\n')
+    impostor.chmod(0o755)
+    with pytest.raises(SamplerLost, match="began with nonsense"):
+        SamplerHandle.start(protocol.Start(root=str(tmp_path)), python=impostor)

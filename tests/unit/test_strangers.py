@@ -15,17 +15,17 @@ from golden_report import DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import records
-from harness.analysis import limits
+from harness import limits, records
 from harness.analysis.claims import CLAIMS_FILE, load_claims
 from harness.analysis.evidence import Evidence
-from harness.analysis.load import load
+from harness.analysis.load import load, read_plan
 from harness.config_tables import read_toml
 from harness.errors import BundleError, ConfigError, IntegrityError
 from harness.records import Record
 from harness.report.context import Context
 from harness.report.render import files
 from harness.study.config import Suite
+from harness.study.store import read_info
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = (DATA / "runs.jsonl").read_bytes().splitlines()
@@ -90,6 +90,30 @@ def test_a_bomb_of_json_is_refused(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "runs.jsonl").write_bytes(line + b"\n")
     with pytest.raises(BundleError, match="line 1"):
         load([tmp_path])
+
+
+NAME = re.compile(rb'("name":")')
+UTF8 = NAME.sub(b"\\1\xff", LINES[1], count=1)  # bytes that are no text, where a text stands
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_line(tmp_path: Path) -> None:
+    assert decoded(UTF8) is None
+    (tmp_path / "runs.jsonl").write_bytes(LINES[0] + b"\n" + UTF8 + b"\n")
+    with pytest.raises(IntegrityError, match="line 2: not a record: "):
+        load([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b'{"schema":1,"suite":"\xff"}', b"[" * 200_000, b'{"schema":' + b"1" * 9000 + b"}", b'{"schema":NaN}'],
+    ids=["empty", "cut", "bytes", "bomb", "digits", "nan"],
+)
+def test_a_damaged_description_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "runs.jsonl").write_bytes(LINES[0] + b"\n")
+    (tmp_path / "dataset.json").write_bytes(text)
+    for reader in (read_plan, read_info):
+        with pytest.raises(BundleError, match=r"dataset\.json"):
+            reader(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["runs.jsonl", "runs.jsonl.gz"])

@@ -6,8 +6,6 @@ import os
 import select
 from collections import deque
 
-import msgspec
-
 from harness import telemetry_protocol as protocol
 from harness.clock import now_ns
 from harness.measure.telemetry.session import Session
@@ -80,7 +78,7 @@ class Server:
         """Carry out one command; true: the end. A line that is none is left out: the study never sends one."""
         try:
             command = protocol.decode_command(line)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             return False
         if command.collect is not None:
             self._wanted.append(command.collect)

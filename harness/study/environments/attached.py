@@ -12,6 +12,8 @@ import socket
 import struct
 from typing import Any
 
+from harness.study.environments.lines import Lines
+
 STDOUT, STDERR = 1, 2
 HEADER = struct.Struct(">BxxxL")
 READ_BYTES = 1 << 20
@@ -24,8 +26,7 @@ class Demultiplexer:
         self._tail_bytes = tail_bytes
         self._incoming = bytearray()
         self._stream, self._left = 0, 0
-        self._events = bytearray()
-        self._scanned = 0  # bytes of _events that hold no newline
+        self._events = Lines()
         self._log = b""
 
     def feed(self, data: bytes) -> None:
@@ -46,27 +47,17 @@ class Demultiplexer:
 
     def _take(self, part: bytes) -> None:
         if self._stream == STDOUT:
-            self._events += part
+            self._events.feed(part)
         elif self._stream == STDERR:
             self._log = (self._log + part)[-self._tail_bytes :]
 
     def line(self) -> bytes | None:
         """The next whole line with its newline; None where it has not arrived yet."""
-        end = self._events.find(b"\n", self._scanned)
-        if end < 0:
-            self._scanned = len(self._events)
-            return None
-        line = bytes(self._events[: end + 1])
-        del self._events[: end + 1]
-        self._scanned = 0
-        return line
+        return self._events.take()
 
     def rest(self) -> bytes:
         """What stands after the last newline, once nothing more will come."""
-        rest = bytes(self._events)
-        self._events.clear()
-        self._scanned = 0
-        return rest
+        return self._events.rest()
 
     def tail(self) -> str:
         """The end of what was written to stderr."""

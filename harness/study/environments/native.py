@@ -15,6 +15,7 @@ from pathlib import Path
 from harness import hostfiles, protocol
 from harness.protocol import Task
 from harness.study.environments.base import Exit
+from harness.study.environments.lines import Lines
 from harness.terms import EnvironmentKind
 
 STOP_WAIT_S = 10.0
@@ -44,7 +45,7 @@ class NativeProcess:
         os.close(write_end)
         self.pid = self._process.pid
         self._events = read_end
-        self._buffer = b""
+        self._lines = Lines()
         self._selector = selectors.DefaultSelector()
         self._selector.register(read_end, selectors.EVENT_READ)
 
@@ -59,17 +60,15 @@ class NativeProcess:
     def read_line(self, timeout_s: float) -> bytes:
         """Next line; empty at the end."""
         deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._buffer:
+        while (line := self._lines.take()) is None:
             left = deadline - time.monotonic()
             if left <= 0 or not self._selector.select(left):
                 raise TimeoutError
             chunk = os.read(self._events, READ_BYTES)
             if not chunk:
-                rest, self._buffer = self._buffer, b""
-                return rest
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line + b"\n"
+                return self._lines.rest()
+            self._lines.feed(chunk)
+        return line
 
     def kill(self) -> None:
         """SIGKILL to the worker's whole session."""

@@ -43,7 +43,7 @@ class Owner:
         """This process on this machine."""
         known = f"{hostfiles.read_text(root / 'etc/machine-id') or ''}|{platform.node()}"
         machine = hashlib.sha256(known.encode()).hexdigest()[:16]
-        return cls(machine=machine, pid=os.getpid(), started=_started(os.getpid()) or "")
+        return cls(machine=machine, pid=os.getpid(), started=_started(os.getpid(), root) or "")
 
     def labels(self, run_id: str) -> dict[str, str]:
         """What a container of this owner bears."""
@@ -60,8 +60,13 @@ class Owner:
         return _started(int(labels[LABEL_PID])) != labels.get(LABEL_STARTED)
 
 
-def _started(pid: int) -> str | None:
-    """When a process began: a number that comes again by chance does not pass for it."""
+def _started(pid: int, root: Path = Path("/")) -> str | None:
+    """When a process began: a number that comes again by chance does not pass for it.
+
+    On Linux in ticks since boot: a time of day would change when the clock is set, and a living runner pass for gone.
+    """
+    if stat := hostfiles.read_text(root / f"proc/{pid}/stat"):
+        return stat.rpartition(")")[2].split()[19]  # field 22; the name in parentheses may hold anything
     try:
         return f"{psutil.Process(pid).create_time():.2f}"
     except psutil.Error:
