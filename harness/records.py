@@ -158,6 +158,7 @@ class MemorySample(Struct, frozen=True):
     vm_hwm_bytes: int | None = None
     rss_bytes: int | None = None
     pss_bytes: int | None = None
+    huge_page_bytes: int | None = None  # anonymous memory that the system holds in huge pages
     cgroup_peak_bytes: int | None = None
     phys_footprint_bytes: int | None = None
     phys_footprint_peak_bytes: int | None = None  # highest of the process's life

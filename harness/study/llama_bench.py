@@ -17,6 +17,7 @@ import msgspec
 from harness.clock import now_ns
 from harness.crosscheck_file import BenchFacts
 from harness.records import RunSpec
+from harness.study.environments.huge_pages import with_huge_pages
 from harness.study.store import sha256
 
 REPETITIONS = 2
@@ -57,6 +58,7 @@ class LlamaBench:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd=root,
+            env=with_huge_pages(os.environ),  # as the workers beside it
             start_new_session=True,
         )
 

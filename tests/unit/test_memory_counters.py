@@ -16,7 +16,7 @@ from harness.measure.telemetry.counters import Counters, counters, spent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="procfs and cgroups are Linux's")
 
 STATUS = "Name:\tworker\nVmHWM:\t  4100000 kB\nVmRSS:\t  4000000 kB\nThreads:\t6"
-ROLLUP = "55b2-7fff ---p 00000000 00:00 0 [rollup]\nRss: 4000000 kB\nPss: 3900000 kB"
+ROLLUP = "55b2-7fff ---p 00000000 00:00 0 [rollup]\nRss: 4000000 kB\nPss: 3900000 kB\nAnonHugePages: 2048 kB"
 PROCESS_STAT = "9 (a ) b) S 1 1 1 0 -1 4194304 777 0 12 0 100 20 0 0 20 0 6 0 1 1 1"
 
 
@@ -41,6 +41,7 @@ def test_every_source_of_a_jetson(tmp_path: Path) -> None:
     assert sample.vm_hwm_bytes == 4100000 * 1024
     assert sample.rss_bytes == 4000000 * 1024
     assert sample.pss_bytes == 3900000 * 1024
+    assert sample.huge_page_bytes == 2048 * 1024
     assert sample.cgroup_peak_bytes == 123456789
     assert sample.device_used_bytes == 1 << 30
     assert sample.available_bytes == 4512288 * 1024
@@ -51,7 +52,7 @@ def test_every_source_of_a_jetson(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_null_with_a_reason(tmp_path: Path) -> None:
     sample, absent = memory.sample("start", tmp_path, 9)
-    fields = {name: getattr(sample, name) for name in sample.__struct_fields__ if name not in ("phase", "at_ns")}
+    fields = {name: getattr(sample, name) for name in sample.__struct_fields__ if name not in ("phase", "at_ns", "hwm_of_phase")}
     assert set(fields.values()) == {None}
     assert set(absent) == set(fields)
     assert absent["vm_hwm_bytes"] == "process 9 is not there"

@@ -74,6 +74,7 @@ def memory_values(pid: int) -> dict[str, int | None]:
         "vm_hwm_bytes": own.ru_maxrss if own else None,  # bytes on macOS, KiB on Linux
         "rss_bytes": usage.resident_size if usage else None,
         "pss_bytes": None,
+        "huge_page_bytes": None,
         "cgroup_peak_bytes": None,
         "phys_footprint_bytes": usage.phys_footprint if usage else None,
         "phys_footprint_peak_bytes": usage.lifetime_max_phys_footprint if usage else None,

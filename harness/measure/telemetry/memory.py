@@ -41,13 +41,15 @@ def ceiling_bytes(root: Path = Path("/"), pid: int | None = None) -> int | None:
 
 def _linux(root: Path, pid: int) -> tuple[_Values, dict[str, str]]:
     status = hostfiles.kib_table(root / f"proc/{pid}/status")
+    rollup = hostfiles.kib_table(root / f"proc/{pid}/smaps_rollup")
     machine = hostfiles.meminfo(root)
     peak, no_peak = _cgroup_peak(root, pid)
     swap = (machine.get("SwapTotal"), machine.get("SwapFree"))
     values: _Values = {
         "vm_hwm_bytes": status.get("VmHWM"),
         "rss_bytes": status.get("VmRSS"),
-        "pss_bytes": hostfiles.kib_table(root / f"proc/{pid}/smaps_rollup").get("Pss"),
+        "pss_bytes": rollup.get("Pss"),
+        "huge_page_bytes": rollup.get("AnonHugePages"),
         "cgroup_peak_bytes": peak,
         "phys_footprint_bytes": None,
         "phys_footprint_peak_bytes": None,
@@ -61,6 +63,7 @@ def _linux(root: Path, pid: int) -> tuple[_Values, dict[str, str]]:
         "vm_hwm_bytes": gone or "no VmHWM in /proc/PID/status",
         "rss_bytes": gone or "no VmRSS in /proc/PID/status",
         "pss_bytes": gone or "no readable /proc/PID/smaps_rollup",
+        "huge_page_bytes": gone or "no AnonHugePages in /proc/PID/smaps_rollup",
         "cgroup_peak_bytes": no_peak,
         "phys_footprint_bytes": "macOS only",
         "phys_footprint_peak_bytes": "macOS only",
@@ -77,6 +80,7 @@ def _darwin(pid: int) -> tuple[_Values, dict[str, str]]:
     values = darwin.memory_values(pid)
     reasons = {
         "pss_bytes": "Linux only",
+        "huge_page_bytes": "Linux only",
         "cgroup_peak_bytes": "Linux only",
         "device_used_bytes": "memory is unified: phys_footprint holds Metal's buffers",
     }

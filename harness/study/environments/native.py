@@ -15,6 +15,7 @@ from pathlib import Path
 from harness import hostfiles, protocol
 from harness.protocol import Task
 from harness.study.environments.base import Exit
+from harness.study.environments.huge_pages import with_huge_pages
 from harness.study.environments.lines import Lines
 from harness.terms import EnvironmentKind
 
@@ -132,7 +133,7 @@ class NativeEnvironment:
 
     def start(self, task: Task) -> NativeProcess:
         """Start a worker and hand it its task."""
-        process = NativeProcess([sys.executable, "-m", "harness.measure"], self._root, dict(os.environ))
+        process = NativeProcess([sys.executable, "-m", "harness.measure"], self._root, with_huge_pages(os.environ))
         with contextlib.suppress(BrokenPipeError):  # it died at once: the runner reads that from the event stream
             process.write(protocol.encode(task))
         return process
