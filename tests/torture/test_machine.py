@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import psutil
 import pytest
 from records_factory import LLAMA, OLMOE, QWEN, Lab, rounds
-from studies import FACTS, FOUR, Listener, experiment, plan_of, refs_of, run_study, study_of, suite
+from slow_studies import kinds, measured, slow, workers
+from studies import FOUR, Listener, experiment, plan_of, run_study, suite
 from torture import ROOT, WHOLE
 
 from harness import records
@@ -25,14 +25,11 @@ from harness.errors import BundleError, EnvironmentLacking, UsageError
 from harness.records import Record
 from harness.study import store as storing
 from harness.study.environments.native import NativeEnvironment
-from harness.study.plan import Plan
 from harness.study.runner import Study
 from harness.study.store import RUNS, DatasetInfo, Store
-from harness.study.weights import Located
 from harness.terms import Ending, EngineKind, RunKind, TaintKind
 
 pytestmark = pytest.mark.torture
-SLOW_TOKEN_BYTES = 5_000_000_000  # the fake engine takes 10 ms a token for so many
 
 
 @contextlib.contextmanager
@@ -110,35 +107,6 @@ def test_a_folder_that_became_read_only_is_told(tmp_path: Path) -> None:
             with pytest.raises(UsageError, match="Read-only file system -> choose another --out"):
                 Store.open(out, resume=True)
         remount(disk, "rw")
-
-
-def slow(store: Store, plan: Plan) -> Study:
-    """A study of real worker processes with the fake engine, whose tokens take 10 ms."""
-    refs = {
-        key: msgspec.structs.replace(ref, weight_bytes_active=SLOW_TOKEN_BYTES) for key, ref in refs_of(plan).items()
-    }
-    study = study_of(store, NativeEnvironment(ROOT, EngineKind.FAKE.value), plan)
-    located = {key: Located(path=Path("/nowhere.gguf"), ref=ref) for key, ref in refs.items()}
-    return Study(**{**vars(study), "located": located, "facts": FACTS})
-
-
-def measured(folder: Path, listener: Listener, count: int = 40, models: int = 1) -> list[Record]:
-    plan = plan_of(suite(experiment(models=FOUR[:models], rounds=count, decode_tokens=20, prefill_every=0)))
-    store = Store.open(folder, resume=False)
-    try:
-        run_study(slow(store, plan), listener)
-    finally:
-        store.close()
-    return list(storing.read(folder / RUNS))
-
-
-def workers() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "harness.measure" in child.cmdline()]
-
-
-def kinds(record: Record) -> set[TaintKind]:
-    return {taint.kind for taint in record.taints}
 
 
 @pytest.mark.parametrize("repeat", range(5 if WHOLE else 1))
