@@ -24,7 +24,7 @@ from harness.models.registry import Model
 from harness.models.shapes import Shape
 from harness.records import Struct
 
-WRITER_VERSION = 2  # raise it when the same request would give other bytes
+WRITER_VERSION = 3  # raise it when the same request would give other bytes
 DEFAULT_SEED = 1
 
 
