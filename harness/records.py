@@ -272,6 +272,7 @@ class Channel(Struct, frozen=True):
     values: tuple[float, ...]
     wrap_at: float | None = None  # counters: the value at which it starts again
     part_of: str = ""  # channel that already includes this one: the two are never summed
+    update_ns: int | None = None  # longest time between two updates of the sensor, where its maker states it
 
 
 class Telemetry(Struct, frozen=True):

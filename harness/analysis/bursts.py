@@ -32,9 +32,15 @@ COLUMNS = (
     "involuntary_switches",
     "foreign_cpu_ns",
     "steal_ns",
+    "waited_ns",
+    "waited_cpu_ns",
     "first_token",
     "token_times",
 )
+
+
+def _told(value: int | None) -> int:
+    return UNKNOWN if value is None else value
 
 
 class BurstColumns:
@@ -61,8 +67,7 @@ class BurstColumns:
             sum(counted) if burst.token_ns else burst.engine_ns,
             burst.major_faults,
             burst.involuntary_switches,
-            UNKNOWN if burst.foreign_cpu_ns is None else burst.foreign_cpu_ns,
-            UNKNOWN if burst.steal_ns is None else burst.steal_ns,
+            *map(_told, (burst.foreign_cpu_ns, burst.steal_ns, burst.waited_ns, burst.waited_cpu_ns)),
             len(self._token_ns),
             len(counted),
         ]
@@ -98,12 +103,16 @@ class Bursts:
 
     def of(self, runs: Sequence[int], kind: BurstKind) -> pd.DataFrame:
         """Bursts of one kind of the given runs, in their order."""
+        chosen = self.every(runs)
+        return chosen[chosen["kind"] == KIND_CODES[kind]]
+
+    def every(self, runs: Sequence[int]) -> pd.DataFrame:
+        """All bursts of the given runs, in their order."""
         rows = self.frame
         starts = np.searchsorted(rows["run"].to_numpy(), runs, side="left")
         ends = np.searchsorted(rows["run"].to_numpy(), runs, side="right")
         places = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
-        chosen = rows.iloc[np.concatenate(places)] if places else rows.iloc[:0]
-        return chosen[chosen["kind"] == KIND_CODES[kind]]
+        return rows.iloc[np.concatenate(places)] if places else rows.iloc[:0]
 
     def tokens_of(self, rows: pd.DataFrame) -> NDArray[np.unsignedinteger]:
         """Counted token times, in nanoseconds, of some rows of `frame`."""

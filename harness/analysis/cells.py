@@ -22,8 +22,10 @@ from harness.analysis.stats import (
 )
 from harness.records import Struct
 from harness.terms import BurstKind, RunKind, TaintKind
+from harness.units import NS_PER_S
 
 SPEED_KINDS = (RunKind.ROUNDS, RunKind.SOLO)
+WAITED_ENOUGH_NS = 5 * NS_PER_S  # in all: less than that tells nothing of a waiting worker
 
 
 class Percentiles(Struct, frozen=True):
@@ -84,6 +86,20 @@ class CellRuns:
     def prefill_rows(self) -> pd.DataFrame:
         """Prefill bursts."""
         return _counted(self.bursts.of(self.numbers, BurstKind.PREFILL))
+
+    @cached_property
+    def unwatched_rows(self) -> pd.DataFrame:
+        """Decode bursts with the sampler paused."""
+        return _counted(self.bursts.of(self.numbers, BurstKind.UNWATCHED))
+
+    @cached_property
+    def waiting_fraction(self) -> float | None:
+        """CPU time that workers took while others were at work, over that time; null where nobody waited for long."""
+        rows = self.bursts.every(self.numbers)
+        waits = rows.loc[rows["waited_ns"] >= 0, ["waited_ns", "waited_cpu_ns"]].sum()
+        if self.kind is not RunKind.ROUNDS or waits["waited_ns"] < WAITED_ENOUGH_NS:
+            return None
+        return float(waits["waited_cpu_ns"] / waits["waited_ns"])
 
     @cached_property
     def decode(self) -> Speed | None:

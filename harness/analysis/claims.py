@@ -36,6 +36,8 @@ class FormulaName(StrEnum):
     PROFILE_ADDITIVITY = "profile_additivity"
     VARIANT_RATIO = "variant_ratio"
     HARNESS_OVERHEAD = "harness_overhead"
+    SAMPLER_COST = "sampler_cost"
+    WAITING_CPU = "waiting_cpu"
 
 
 class Tolerance(Struct, frozen=True):

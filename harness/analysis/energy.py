@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis.energy_truth import ENERGY, fault
-from harness.analysis.energy_windows import Curve, WindowEnergy, combined_error_mj
+from harness.analysis.energy_windows import Curve, Floats, WindowEnergies, combined_error_mj
 from harness.analysis.stats import Interval, interval_of_mean
 from harness.records import Burst, Channel, Struct, Telemetry
 from harness.terms import BurstKind, Quality, Quantity
@@ -24,6 +24,7 @@ FEWEST_UPDATES = 5  # fewer still: no joule
 FEWEST_IDLE_READINGS = 5
 IDLE_DRIFT = 0.05  # idle power before and after may differ by this share of their mean
 LEFT_OUT_SHARE = 0.5  # of the windows may lack readings
+MANY_RUNS = 100  # more are taken as one series, in the order of the plan: their mean tells little of any one process
 MJ_PER_J = 1000.0
 
 
@@ -42,6 +43,7 @@ class RunPower(Struct, frozen=True):
     run_id: str
     telemetry: Telemetry
     windows: tuple[Window, ...]
+    drifted: bool = False  # the record says that idle power differed before and after
 
 
 class ChannelId(Struct, frozen=True):
@@ -79,6 +81,7 @@ class EnergyFigure(Struct, frozen=True):
     idle_drift: float | None = None  # |after - before| over their mean
     net_j_per_token: Interval | None = None
     net_absent: str = ""
+    drifted_run_ids: tuple[str, ...] = ()  # left out of net energy, not of gross
 
 
 class Refusal(Struct, frozen=True):
@@ -108,15 +111,35 @@ def windows_of(bursts: Iterable[Burst]) -> tuple[Window, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Idle:
+    """Idle power of one run."""
+
+    mean_mw: float
+    error_mw: float
+    drift: float  # |after - before| over their mean
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Part:
-    """One run's share of a figure."""
+    """One run's share of a figure: its windows that have an energy."""
 
     run_id: str
-    energies: tuple[WindowEnergy, ...]
-    windows: tuple[Window, ...]
-    left_out: int
-    hidden_mj: float
-    idle: tuple[float, float, float] | str  # mean mW, its error, drift; or why not
+    energies: WindowEnergies
+    tokens: Floats
+    durations_ns: Floats
+    update_ns: float
+    idle: _Idle | str  # or why there is none
+    drifted: bool
+
+    @property
+    def energy_mj(self) -> Floats:
+        """Of the windows that have one."""
+        return self.energies.energy_mj[self.energies.good]
+
+    @property
+    def left_out(self) -> int:
+        """Windows that have none."""
+        return len(self.energies.reasons) - self.tokens.size
 
 
 def cell_energy(
@@ -170,98 +193,129 @@ def _add_channel(
         refusals.append(Refusal(channel=key, kind=None, run_id=run.run_id, reason=reason))
         return
     curve = Curve(channel)
-    idle = _idle(curve, run)
-    for kind in kinds:
-        windows = [window for window in run.windows if window.kind is kind and window.tokens > 0]
-        part = _part(run.run_id, curve, windows, idle)
+    spans = _idle_spans(run)
+    asked = {kind: [window for window in run.windows if window.kind is kind and window.tokens > 0] for kind in kinds}
+    work = [(window.start_ns, window.end_ns) for windows in asked.values() for window in windows]
+    found = curve.windows(*np.array([*spans, *work], dtype=np.int64).reshape(-1, 2).T)  # one call: runs are many
+    idle = _idle(found.part(0, len(spans)), spans)
+    start = len(spans)
+    for kind, windows in asked.items():
+        energies = found.part(start, start + len(windows))
+        start += len(windows)
+        if not windows:
+            continue
+        part = _part(run, curve, windows, energies, idle)
         if isinstance(part, str):
             refusals.append(Refusal(channel=key, kind=kind, run_id=run.run_id, reason=part))
-        elif windows:
+        else:
             parts.setdefault((key, kind), []).append(part)
 
 
-def _part(run_id: str, curve: Curve, windows: Sequence[Window], idle: tuple[float, float, float] | str) -> _Part | str:
-    asked = [(window, curve.window(window.start_ns, window.end_ns)) for window in windows]
-    kept = [(window, energy) for window, energy in asked if not isinstance(energy, str)]
-    left_out = len(asked) - len(kept)
-    if left_out > LEFT_OUT_SHARE * len(asked):
-        first = next(answer for _, answer in asked if isinstance(answer, str))
-        return f"{left_out} of {len(asked)} windows have no energy: {first}"
+def _part(
+    run: RunPower, curve: Curve, windows: Sequence[Window], energies: WindowEnergies, idle: _Idle | str
+) -> _Part | str:
+    good = energies.good
+    left_out = int(np.count_nonzero(~good))
+    if left_out > LEFT_OUT_SHARE * len(windows):
+        first = next(reason for reason in energies.reasons if reason)
+        return f"{left_out} of {len(windows)} windows have no energy: {first}"
     return _Part(
-        run_id=run_id,
-        windows=tuple(window for window, _ in kept),
-        energies=tuple(energy for _, energy in kept),
-        left_out=left_out,
-        hidden_mj=curve.hidden_mj,
+        run_id=run.run_id,
+        energies=energies,
+        tokens=np.array([window.tokens for window in windows], dtype=np.float64)[good],
+        durations_ns=np.array([window.end_ns - window.start_ns for window in windows], dtype=np.float64)[good],
+        update_ns=curve.update_ns,
         idle=idle,
+        drifted=run.drifted or (isinstance(idle, _Idle) and idle.drift > IDLE_DRIFT),
     )
 
 
-def _idle(curve: Curve, run: RunPower) -> tuple[float, float, float] | str:
-    """Mean idle power in mW, its error, and the drift between before and after; or why there is none."""
+def _idle_spans(run: RunPower) -> list[tuple[int, int]]:
+    """The first and the last idle window; empty where there are not two."""
     spans = [*run.telemetry.idle_windows]
     spans += [(window.start_ns, window.end_ns) for window in run.windows if window.kind is BurstKind.IDLE]
     spans.sort()
-    if len(spans) < 2:
+    return [spans[0], spans[-1]] if len(spans) > 1 else []
+
+
+def _idle(energies: WindowEnergies, spans: Sequence[tuple[int, int]]) -> _Idle | str:
+    """Mean idle power, its error, and the drift between before and after; or why there is none."""
+    if not spans:
         return "no idle windows before and after"
-    ends = [(span, curve.window(*span)) for span in (spans[0], spans[-1])]
-    powers, errors = [], []
-    for (start_ns, end_ns), energy in ends:
-        if isinstance(energy, str):
-            return f"idle: {energy}"
-        if energy.readings < FEWEST_IDLE_READINGS:
-            return f"idle: {energy.readings} readings, at least {FEWEST_IDLE_READINGS} needed"
-        powers.append(energy.energy_mj / (end_ns - start_ns) * NS_PER_S)
-        errors.append((energy.biased_mj + energy.free_mj + curve.hidden_mj) / (end_ns - start_ns) * NS_PER_S)
-    mean = sum(powers) / 2
-    spread = abs(powers[1] - powers[0])
-    return mean, max(errors) + spread / 2, spread / mean if mean else 0.0
+    reason = next((reason for reason in energies.reasons if reason), "")
+    if reason:
+        return f"idle: {reason}"
+    fewest = int(energies.readings.min())
+    if fewest < FEWEST_IDLE_READINGS:
+        return f"idle: {fewest} readings, at least {FEWEST_IDLE_READINGS} needed"
+    seconds = np.array([end - start for start, end in spans]) / NS_PER_S
+    before_mw, after_mw = energies.energy_mj / seconds
+    errors_mw = (energies.biased_mj + energies.free_mj + energies.hidden_mj) / seconds
+    mean_mw, spread_mw = float(before_mw + after_mw) / 2, abs(float(after_mw - before_mw))
+    drift = spread_mw / mean_mw if mean_mw else 0.0
+    return _Idle(mean_mw=mean_mw, error_mw=float(errors_mw.max()) + spread_mw / 2, drift=drift)
 
 
 def _figure(channel: ChannelId, kind: BurstKind, parts: Sequence[_Part]) -> EnergyFigure | str:
-    energies = [energy for part in parts for energy in part.energies]
-    windows = [window for part in parts for window in part.windows]
-    updates = sum(energy.updates for energy in energies)
+    updates = sum(int(part.energies.updates[part.energies.good].sum()) for part in parts)
     if updates < FEWEST_UPDATES:
-        return f"short_window: {updates} distinct sensor updates, at least {FEWEST_UPDATES} needed"
-    tokens = sum(window.tokens for window in windows)
-    duration_ns = sum(window.end_ns - window.start_ns for window in windows)
-    gross_mj = sum(energy.energy_mj for energy in energies)
-    error_mj = combined_error_mj(energies) + max(part.hidden_mj for part in parts)
+        return _too_short(parts, updates)
+    gross_mj = sum(float(part.energy_mj.sum()) for part in parts)
+    error_mj = combined_error_mj([part.energies for part in parts])
     idle = _pooled_idle(parts)
-    known = not isinstance(idle, str)
-    drift = None if isinstance(idle, str) else idle[2]
-    net = None
-    if not isinstance(idle, str) and idle[2] <= IDLE_DRIFT:
-        net = _per_token(parts, error_mj + idle[1] * duration_ns / NS_PER_S, idle_mw=idle[0])
+    drifts = [part.idle.drift for part in parts if isinstance(part.idle, _Idle)]
     return EnergyFigure(
         channel=channel,
         kind=kind,
         run_ids=tuple(part.run_id for part in parts),
-        windows=len(windows),
+        windows=sum(part.tokens.size for part in parts),
         windows_left_out=sum(part.left_out for part in parts),
-        tokens=tokens,
-        duration_ns=duration_ns,
+        tokens=int(sum(part.tokens.sum() for part in parts)),
+        duration_ns=int(sum(part.durations_ns.sum() for part in parts)),
         updates=updates,
         short_window=updates < SHORT_UPDATES,
         gross_mj=gross_mj,
         error_mj=error_mj,
         gross_j_per_token=_per_token(parts, error_mj, idle_mw=0.0),
-        idle_mw=None if isinstance(idle, str) else idle[0],
-        idle_drift=drift,
-        net_j_per_token=net,
-        net_absent="" if net else (f"idle power drifted by {drift:.1%}" if known else str(idle)),
+        idle_mw=None if isinstance(idle, str) else idle.mean_mw,
+        idle_drift=max(drifts, default=None),
+        net_j_per_token=None if isinstance(idle, str) else _net(_steady(parts), idle),
+        net_absent=idle if isinstance(idle, str) else "",
+        drifted_run_ids=tuple(part.run_id for part in parts if part.drifted),
     )
 
 
-def _pooled_idle(parts: Sequence[_Part]) -> tuple[float, float, float] | str:
-    """Idle of all runs: mean power, largest error, largest drift; a run without idle leaves the figure without."""
-    known = [part.idle for part in parts if not isinstance(part.idle, str)]
-    if len(known) < len(parts):
-        return next(part.idle for part in parts if isinstance(part.idle, str))
-    means, errors, drifts = zip(*known, strict=True)
-    mean = sum(means) / len(means)
-    return mean, max(errors) + (max(means) - min(means)) / 2, max(drifts)
+def _too_short(parts: Sequence[_Part], updates: int) -> str:
+    """Why a handful of readings gives no joule, with the cure in numbers."""
+    durations = np.concatenate([part.durations_ns for part in parts])
+    usual_s, update_s = float(np.median(durations)) / NS_PER_S, max(part.update_ns for part in parts) / NS_PER_S
+    return (
+        f"short_window: windows of {usual_s:.3g} s are shorter than {FEWEST_UPDATES} sensor updates, one every "
+        f"{update_s:.2g} s; all {durations.size} windows together saw {updates}"
+    )
+
+
+def _steady(parts: Sequence[_Part]) -> list[_Part]:
+    """Runs whose idle power is known and did not drift: net energy rests on these alone."""
+    return [part for part in parts if isinstance(part.idle, _Idle) and not part.drifted]
+
+
+def _pooled_idle(parts: Sequence[_Part]) -> _Idle | str:
+    """Idle of all steady runs: mean power, largest error, largest drift; or why no run has one."""
+    known = [part.idle for part in _steady(parts) if isinstance(part.idle, _Idle)]
+    if not known:
+        drifts = [part.idle.drift for part in parts if isinstance(part.idle, _Idle)]
+        reasons = [part.idle for part in parts if isinstance(part.idle, str)]
+        return f"idle power drifted by {max(drifts):.1%}" if drifts else reasons[0]
+    means = [idle.mean_mw for idle in known]
+    error_mw = max(idle.error_mw for idle in known) + (max(means) - min(means)) / 2
+    return _Idle(mean_mw=sum(means) / len(means), error_mw=error_mw, drift=max(idle.drift for idle in known))
+
+
+def _net(parts: Sequence[_Part], idle: _Idle) -> Interval:
+    duration_s = sum(float(part.durations_ns.sum()) for part in parts) / NS_PER_S
+    error_mj = combined_error_mj([part.energies for part in parts]) + idle.error_mw * duration_s
+    return _per_token(parts, error_mj, idle_mw=idle.mean_mw)
 
 
 def _per_token(parts: Sequence[_Part], error_mj: float, *, idle_mw: float) -> Interval:
@@ -269,18 +323,16 @@ def _per_token(parts: Sequence[_Part], error_mj: float, *, idle_mw: float) -> In
 
     The ratio of sums is linearized about itself, so that windows of unequal length weigh by their tokens.
     """
-    series = []
-    for part in parts:
-        net = [
-            e.energy_mj - idle_mw * (w.end_ns - w.start_ns) / NS_PER_S
-            for e, w in zip(part.energies, part.windows, strict=True)
-        ]
-        series.append((np.array(net) / MJ_PER_J, np.array([w.tokens for w in part.windows], dtype=np.float64)))
-    series = [(joules, tokens) for joules, tokens in series if tokens.size]
+    series = [
+        ((part.energy_mj - idle_mw * part.durations_ns / NS_PER_S) / MJ_PER_J, part.tokens)
+        for part in parts
+        if part.tokens.size
+    ]
     total = sum(float(tokens.sum()) for _, tokens in series)
     ratio = sum(float(joules.sum()) for joules, _ in series) / total
     mean_tokens = total / sum(tokens.size for _, tokens in series)
-    spread = interval_of_mean([ratio + (joules - ratio * tokens) / mean_tokens for joules, tokens in series])
+    values = [ratio + (joules - ratio * tokens) / mean_tokens for joules, tokens in series]
+    spread = interval_of_mean(values if len(values) <= MANY_RUNS else [np.concatenate(values)])
     margin = error_mj / MJ_PER_J / total
     low, high = (ratio if bound is None else bound for bound in (spread.low, spread.high))
     return Interval(
@@ -344,6 +396,8 @@ def table_row(figure: EnergyFigure) -> dict[str, str | int | float | None]:
     gross, net = figure.gross_j_per_token, figure.net_j_per_token
     remarks = ["short_window"] if figure.short_window else []
     remarks += [f"no net energy: {figure.net_absent}"] if figure.net_absent else []
+    if figure.drifted_run_ids and net:
+        remarks.append(f"net without {len(figure.drifted_run_ids)} of {len(figure.run_ids)} runs: idle power drifted")
     return {
         "kind": figure.kind.value,
         "scope": figure.channel.scope,

@@ -10,7 +10,7 @@ from harness.analysis.ratios import comparisons
 from harness.analysis.runs import Cell, watermarks
 from harness.analysis.stats import Interval
 from harness.records import Struct
-from harness.terms import BurstKind, RunKind
+from harness.terms import BurstKind, RunKind, TaintKind
 
 
 class EnergyRatio(Struct, frozen=True):
@@ -34,7 +34,11 @@ def energies(cells: Sequence[CellRuns]) -> dict[CellRuns, CellEnergy]:
     """Energy of each cell that was timed and had power readings."""
     found = {}
     for runs in cells:
-        powers = [run.power.unpack(run.run_id) for run in runs.runs if run.power is not None]
+        powers = [
+            run.power.unpack(run.run_id, drifted=any(taint.kind is TaintKind.IDLE_DRIFT for taint in run.taints))
+            for run in runs.runs
+            if run.power is not None
+        ]
         if powers and runs.kind in SPEED_KINDS:
             found[runs] = cell_energy(powers)
     return found

@@ -6,7 +6,6 @@ A telemetry that looks complete can still be wrong: sensors have read zero on re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,21 +126,44 @@ def _wrap(channel: Channel, at_ns: NDArray[np.int64], values: Floats) -> str:
 
 def update_period_ns(at_ns: NDArray[np.int64], values: Floats) -> float:
     """Median time between two changes of the reading; the whole time when it changed less than twice."""
-    changes = at_ns[1:][np.diff(values) != 0]
-    return float(np.median(np.diff(changes))) if len(changes) > 1 else float(at_ns[-1] - at_ns[0])
+    changes = at_ns[1:][values[1:] != values[:-1]]
+    return median(changes[1:] - changes[:-1]) if len(changes) > 1 else float(at_ns[-1] - at_ns[0])
+
+
+def median(values: NDArray[np.int64] | Floats) -> float:
+    """As `numpy.median`, several times faster on the short arrays of one run."""
+    ordered = np.sort(values)
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def _stale(at_ns: NDArray[np.int64], values: Floats, work: Sequence[Window]) -> str:
-    """The longest stretch at work without a change, against the usual time between changes."""
-    edges = np.concatenate([[at_ns[0]], at_ns[1:][np.diff(values) != 0], [at_ns[-1]]])
-    usual_ns = max(update_period_ns(at_ns, values), float(np.median(np.diff(at_ns))))
-    for start, end in pairwise(edges):
-        readings = int(
-            np.count_nonzero((at_ns >= start) & (at_ns < end))
-        )  # few in a long time: a gap, not a stuck value
-        if end - start <= STALE_UPDATES * usual_ns or readings < STALE_UPDATES:
-            continue
-        at_work = sum(max(0, min(stop, int(end)) - max(begin, int(start))) for begin, stop in work)
-        if at_work > STALE_UPDATES * usual_ns:
-            return f"stale: no change for {ns_to_s(float(end - start)):.1f} s, usual is {ns_to_s(usual_ns):.2f} s"
-    return ""
+    """The first long stretch at work without a change, against the usual time between changes."""
+    edges = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1, [len(values) - 1]])
+    starts, ends = at_ns[edges[:-1]], at_ns[edges[1:]]
+    usual_ns = max(update_period_ns(at_ns, values), median(at_ns[1:] - at_ns[:-1]))
+    limit_ns = STALE_UPDATES * usual_ns
+    many = edges[1:] - edges[:-1] >= STALE_UPDATES  # few readings in a long time: a gap, not a stuck value
+    stuck = (ends - starts > limit_ns) & many
+    if not stuck.any():
+        return ""
+    stuck &= _worked_ns(ends, work) - _worked_ns(starts, work) > limit_ns
+    if not stuck.any():
+        return ""
+    first = int(np.argmax(stuck))
+    still_s, usual_s = ns_to_s(float(ends[first] - starts[first])), ns_to_s(usual_ns)
+    return f"stale: no change for {still_s:.1f} s, usual is {usual_s:.2f} s"
+
+
+def _worked_ns(moments: NDArray[np.int64], work: Sequence[Window]) -> NDArray[np.int64]:
+    """Time at work up to each moment, over all windows."""
+    total = np.zeros(len(moments), dtype=np.int64)
+    if not work:
+        return total
+    origin = min(begin for begin, _ in work)  # keeps the sums small
+    since = np.maximum(moments - origin, 0)
+    for sign, bounds in ((1, [begin for begin, _ in work]), (-1, [stop for _, stop in work])):
+        ordered = np.sort(np.array(bounds, dtype=np.int64) - origin)
+        sums = np.concatenate([[0], np.cumsum(ordered)])
+        before = np.searchsorted(ordered, since, side="right")
+        total += sign * (before * since - sums[before])
+    return total

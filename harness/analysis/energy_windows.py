@@ -1,38 +1,79 @@
 """Energy of windows from one channel: the trapezoid over power, differences of a counter, each with its stated error.
 
-The error is a bound, not a standard deviation. Between two readings power may do anything as long as it does not leave
-their span; what is hidden beyond that (one transient within one reading's time, at most as high as the highest reading
-on top) is added once a figure. The sensor's own gain error is not known and not included.
+The error is a bound under these assumptions, none of which a reading can prove:
+
+- *steps*: a reading lies within one step of the truth, rounded or cut. Half a step may have one sign throughout (a
+  sensor that cuts); the other half has a sign of its own each time the reading changes.
+- *sampling*: between two readings power stays within their span. Where inside a span it moves is chance, so that such
+  errors add up like independent uniform ones, to three sigma, and never to more than their plain sum.
+- *edges*: the piece of a span that a window takes may hold either end of the span; since power jumps where a turn
+  begins, these errors have one sign in every window and add up plainly.
+- *age*: where changed readings do not follow one another closely, one may be as old as the time between two readings,
+  or half the time between two changes. An age that is always the same only matters where power at the edges differs.
+- *hidden*: once a figure, a transient that no reading hit, shorter than the time between two updates, with at most as
+  much energy as the window takes in that time. A counter misses nothing, but does not tell on which side of an edge a
+  transient lay.
+
+Chance errors are independent of the hidden transient: the two are joined by the root of their squares. The sensor's own
+gain error is not known and not included. Sources: MLPerf's power rules; JCGM 100 (GUM) 4.3.7 and 5.1.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.energy_truth import unwrapped
+from harness.analysis.energy_truth import median, unwrapped
 from harness.records import Channel
 from harness.terms import Quantity
 from harness.units import NS_PER_S
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_Bounded = tuple[Floats, Floats, Floats, Floats, Floats]  # energy, biased, free, squares of free, hidden
 GAP_PERIODS = 3.0  # a hole longer than this many usual periods is a gap
+NOT_COVERED = "the window is not covered by readings"
+GAP = "a gap in the readings"
 _PACE_QUANTILE = 0.1
-_REPEATS = 1.5  # readings come this much faster than updates: then a reading may be one update old
+_REPEATS = 1.5  # readings come this much faster than updates: then several stand for one update
+_FRESH_SHARE = 0.9  # of changes follow another at the next reading: then none is taken for old
+_SIGMAS = 3.0  # of a sum of independent errors, each uniform within its bound: variance = bound squared over 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowEnergy:
-    """One window. Errors of kind `biased` add up over windows; those of kind `free` have a sign of their own each."""
+class WindowEnergies:
+    """Windows of one curve, one element each; those with a reason have no energy and must be left out."""
 
-    energy_mj: float
-    biased_mj: float  # steps of the value; edges, where power jumps when a turn begins
-    free_mj: float  # between readings inside; age of readings
-    updates: int  # readings inside that differ from the one before
-    readings: int
+    energy_mj: Floats
+    biased_mj: Floats  # bound of errors that have one sign in all windows
+    free_mj: Floats  # sum of the bounds of errors with a sign of their own
+    free_squares: Floats  # sum of their squares
+    hidden_mj: Floats  # what one transient could hide: counts once a figure
+    updates: Ints  # readings inside that differ from the one before
+    readings: Ints
+    reasons: tuple[str, ...]
+
+    def part(self, start: int, stop: int) -> WindowEnergies:
+        """Some of the windows."""
+        return WindowEnergies(
+            energy_mj=self.energy_mj[start:stop],
+            biased_mj=self.biased_mj[start:stop],
+            free_mj=self.free_mj[start:stop],
+            free_squares=self.free_squares[start:stop],
+            hidden_mj=self.hidden_mj[start:stop],
+            updates=self.updates[start:stop],
+            readings=self.readings[start:stop],
+            reasons=self.reasons[start:stop],
+        )
+
+    @cached_property
+    def good(self) -> NDArray[np.bool_]:
+        """Which windows have an energy."""
+        return np.array([not reason for reason in self.reasons], dtype=np.bool_)
 
 
 class Curve:
@@ -42,109 +83,218 @@ class Curve:
         """The channel must have passed `harness.analysis.energy_truth.fault`."""
         at_ns, values = np.asarray(channel.at_ns, dtype=np.int64), np.asarray(channel.values, dtype=np.float64)
         self._counter = channel.quantity is Quantity.ENERGY_MJ
-        self._resolution = channel.resolution
-        self._period_ns = float(np.median(np.diff(at_ns)))
+        self._step = channel.resolution
+        self._origin_ns = int(at_ns[0])
+        self._read = (at_ns - self._origin_ns).astype(np.float64)
+        gaps = self._read[1:] - self._read[:-1]
+        self._period = median(gaps)
         if self._counter:
             values = unwrapped(values, channel.wrap_at)
-        self._changed_ns = at_ns[1:][np.diff(values) != 0]
-        self._read_ns = at_ns
-        self._age_ns = _age_ns(self._changed_ns, self._period_ns)
+        changes = np.concatenate([[True], values[1:] != values[:-1]])
+        self._changed = self._read[1:][changes[1:]]
+        pace = _pace(self._changed, self._period)
+        self._update = max(self._period, pace)
         if self._counter:  # between two updates a counter says nothing: only the first sight of each value counts
-            keep = np.concatenate([[True], np.diff(values) != 0])
-            at_ns, values = at_ns[keep], values[keep]
-            self._age_ns = self._period_ns
-        self._at_ns, self._values = at_ns.astype(np.float64), values
-        self._power_mw = np.diff(values) / np.diff(at_ns) * NS_PER_S if self._counter else values
+            keep, self._age = changes, min(self._period, channel.update_ns or self._period)
+        else:
+            keep = _fresh(self._read, changes, pace)
+            self._age = max(self._period, pace / 2) if self._repeats() else 0.0
+        self._at, self._values = self._read[keep], values[keep]
+        self._spans, self._rises = self._at[1:] - self._at[:-1], self._values[1:] - self._values[:-1]
+        self._holes = np.flatnonzero(gaps > GAP_PERIODS * self._period)
+
+    def _repeats(self) -> bool:
+        """Whether readings stand still between changes more often than a sensor that is always fresh would."""
+        gaps = self._changed[1:] - self._changed[:-1]
+        return bool(np.count_nonzero(gaps <= _REPEATS * self._period) < _FRESH_SHARE * gaps.size)
 
     @property
-    def hidden_mj(self) -> float:
-        """What one transient could hide between two readings of power; a counter misses nothing."""
-        if self._counter:
-            return 0.0
-        return float(self._values.max()) * max(self._period_ns, self._age_ns) / NS_PER_S
+    def update_ns(self) -> float:
+        """Usual time between two readings that may differ."""
+        return self._update
 
-    def window(self, start_ns: int, end_ns: int) -> WindowEnergy | str:
-        """Energy of a window, or why there is none: not covered by readings, or with a gap."""
-        refusal = self._coverage(start_ns, end_ns)
-        if refusal:
-            return refusal
-        inside = (self._read_ns >= start_ns) & (self._read_ns <= end_ns)
-        updates = int(np.count_nonzero((self._changed_ns >= start_ns) & (self._changed_ns <= end_ns)))
-        measure = self._count if self._counter else self._trapezoid
-        energy_mj, biased_mj, free_mj = measure(float(start_ns), float(end_ns))
-        return WindowEnergy(
-            energy_mj=energy_mj,
-            biased_mj=biased_mj,
-            free_mj=free_mj,
+    def windows(self, start_ns: Sequence[int] | Ints, end_ns: Sequence[int] | Ints) -> WindowEnergies:
+        """Energy of windows, or for each why there is none: not covered by readings, or with a gap."""
+        starts = (np.asarray(start_ns, dtype=np.int64) - self._origin_ns).astype(np.float64)
+        ends = (np.asarray(end_ns, dtype=np.int64) - self._origin_ns).astype(np.float64)
+        reasons = self._coverage(starts, ends)
+        updates = _count(self._changed, starts, ends)
+        measure = self._differences if self._counter else self._trapezoids
+        energy, biased, free, squares, hidden = measure(starts, ends, updates)
+        return WindowEnergies(
+            energy_mj=energy,
+            biased_mj=biased,
+            free_mj=free,
+            free_squares=squares,
+            hidden_mj=hidden,
             updates=updates,
-            readings=int(np.count_nonzero(inside)),
+            readings=_count(self._read, starts, ends),
+            reasons=reasons,
         )
 
-    def _coverage(self, start_ns: int, end_ns: int) -> str:
+    def _coverage(self, starts: Floats, ends: Floats) -> tuple[str, ...]:
         """Readings must reach over the window, up to one period short, and have no hole in it."""
-        if end_ns <= start_ns:
-            return "the window has no length"
-        first, last = int(self._read_ns[0]), int(self._read_ns[-1])
-        if start_ns < first - self._period_ns or end_ns > last + self._period_ns:
-            return "the window is not covered by readings"
-        inside = self._read_ns[(self._read_ns > start_ns) & (self._read_ns < end_ns)]
-        holes = np.diff(np.concatenate([[start_ns], inside, [end_ns]]))
-        return "a gap in the readings" if holes.max() > GAP_PERIODS * self._period_ns else ""
+        first, last = self._read[0] - self._period, self._read[-1] + self._period
+        outside = (starts < first) | (ends > last)
+        holed = ends <= starts
+        if not self._holes.size and not outside.any() and not holed.any():
+            return ("",) * starts.size
+        for place in self._holes:
+            left, right = self._read[place], self._read[place + 1]
+            clipped = np.minimum(ends, right) - np.maximum(starts, left)
+            holed |= (clipped > GAP_PERIODS * self._period) | ((starts > left) & (ends < right))
+        words = np.where(outside, NOT_COVERED, np.where(holed, GAP, ""))
+        return tuple(np.where(ends <= starts, "the window has no length", words).tolist())
 
-    def _trapezoid(self, start: float, end: float) -> tuple[float, float, float]:
-        """(energy, biased error, free error) in mJ of power readings, edges interpolated."""
-        at, power = self._near(start, end)
-        inner = (at > start) & (at < end)
-        xs = np.concatenate([[start], at[inner], [end]])
-        ys = np.concatenate([[np.interp(start, at, power)], power[inner], [np.interp(end, at, power)]])
-        energy = float(np.sum((ys[1:] + ys[:-1]) / 2 * np.diff(xs))) / NS_PER_S
-        spans, jumps = np.diff(at), np.abs(np.diff(power))
-        overlap = np.minimum(at[1:], end) - np.maximum(at[:-1], start) > 0
-        at_edge = overlap & ((at[:-1] < start) | (at[1:] > end))
-        edges = float(np.sum((jumps * spans)[at_edge])) / 2
-        edges += float(power[0]) * max(0.0, at[0] - start) + float(power[-1]) * max(0.0, end - at[-1])
-        free = float(np.sum((jumps * spans)[overlap & ~at_edge])) / 2 + float(np.sum(jumps[overlap])) * self._age_ns
-        return energy, self._resolution * (end - start) / NS_PER_S + edges / NS_PER_S, free / NS_PER_S
+    def _trapezoids(self, starts: Floats, ends: Floats, updates: Ints) -> _Bounded:
+        """Energy of power readings, edges interpolated, and the bounds of its error; all in mJ."""
+        cut = self._cut(starts, ends)
+        count = starts.size
+        both = np.concatenate([cut.left, cut.right])
+        levels, primitives = np.interp(both, self._at, self._values), self._primitive(both)
+        held = levels[:count] * (cut.left - starts) + levels[count:] * (ends - cut.right)  # no reading lies beyond
+        energy = primitives[count:] - primitives[:count] + held
+        spans = np.abs(self._rises) * (self._spans + self._age) / 2
+        free, squares = (_between(values, cut.first, cut.last) for values in (spans, spans**2))
+        edges = held + self._edge_pieces(cut) + (self._age * self._swing(cut) if self._age else 0.0)
+        steps = self._step * (ends - starts) / 2
+        chance = steps * np.minimum(1.0, np.sqrt(3.0 / np.maximum(updates, 1)))
+        hidden = energy / np.maximum(ends - starts, 1.0) * self._update
+        to_mj = 1 / NS_PER_S
+        return (
+            energy * to_mj,
+            (edges + steps) * to_mj,
+            (free + chance) * to_mj,
+            (squares + chance**2) * to_mj**2,
+            hidden * to_mj,
+        )
 
-    def _near(self, start: float, end: float) -> tuple[Floats, Floats]:
-        """Readings of a window and one on either side; a neighbour beyond a gap is left out."""
-        at = self._at_ns
-        first = max(0, int(np.searchsorted(at, start)) - 1)
-        stop = min(len(at), int(np.searchsorted(at, end, side="right")) + 1)
-        limit = GAP_PERIODS * self._period_ns
-        if at[first] < start - limit and first + 1 < stop:
-            first += 1
-        if at[stop - 1] > end + limit and stop - 1 > first:
-            stop -= 1
-        return at[first:stop], self._values[first:stop]
+    def _cut(self, starts: Floats, ends: Floats) -> _Cut:
+        """Windows as far as readings reach: nothing is interpolated over a hole or beyond the readings."""
+        at = self._at
+        holes = np.append(self._spans > GAP_PERIODS * self._update, True)
+        first = np.searchsorted(at, starts, side="left")
+        last = np.searchsorted(at, ends, side="right") - 1
+        near, far = at[np.minimum(first, len(at) - 1)], at[np.maximum(last, 0)]
+        no_left, no_right = (first == 0) | holes[np.maximum(first - 1, 0)], (last < 0) | holes[np.maximum(last, 0)]
+        left = np.where(no_left, np.minimum(np.maximum(near, starts), ends), starts)
+        right = np.where(no_right, np.minimum(np.maximum(far, left), ends), ends)
+        return _Cut(left=left, right=np.maximum(left, right), first=first, last=last, near=near, far=far)
 
-    def _count(self, start: float, end: float) -> tuple[float, float, float]:
-        """(energy, biased error, free error) in mJ of a counter, its value at the edges interpolated."""
-        at = self._at_ns
-        before, after = np.interp([start, end], at, self._values)
-        edges, highest = 0.0, 0.0
-        for edge in (start, end):
-            place = int(np.clip(np.searchsorted(at, edge) - 1, 0, len(self._power_mw) - 1))
-            around = self._power_mw[max(0, place - 1) : place + 2]
-            edges += float(around.max() - around.min()) * float(at[place + 1] - at[place]) / 2
-            edges += float(around.max()) * max(0.0, at[0] - edge, edge - at[-1])
-            highest = max(highest, float(around.max()))
-        return float(after - before), 2 * self._resolution + edges / NS_PER_S, highest * self._age_ns / NS_PER_S
+    def _edge_pieces(self, cut: _Cut) -> Floats:
+        """Bounds of the two pieces of spans that a window cuts off, or of the one piece that it is."""
+        alone = cut.last < cut.first
+        near = np.where(alone, cut.right, np.minimum(np.maximum(cut.near, cut.left), cut.right))
+        far = np.where(alone, cut.right, np.minimum(np.maximum(cut.far, cut.left), cut.right))
+        pieces = self._piece(np.concatenate([cut.left, far]), np.concatenate([near, cut.right]))
+        return pieces[: alone.size] + pieces[alone.size :]
+
+    def _swing(self, cut: _Cut) -> Floats:
+        """By how much power at one edge may differ from that at the other, when it may jump at both."""
+        lows, highs = [], []
+        for moments in (cut.left, cut.right):
+            place = self._span_of(moments)
+            pair = np.stack([self._values[place], self._values[place + 1]])
+            lows.append(pair.min(axis=0))
+            highs.append(pair.max(axis=0))
+        swing: Floats = np.maximum(highs[1] - lows[0], highs[0] - lows[1])
+        return swing
+
+    def _span_of(self, moments: Floats) -> Ints:
+        """Index of the span between two readings that holds each moment, or is nearest to it."""
+        return np.minimum(np.maximum(np.searchsorted(self._at, moments, side="right") - 1, 0), len(self._at) - 2)
+
+    def _primitive(self, moments: Floats) -> Floats:
+        """Integral of the interpolated power from the first reading to each moment within the readings."""
+        at, power = self._at, self._values
+        sums = np.concatenate([[0.0], np.cumsum((power[1:] + power[:-1]) / 2 * self._spans)])
+        place = self._span_of(moments)
+        into = moments - at[place]
+        slopes = self._rises[place] / self._spans[place]
+        primitive: Floats = sums[place] + power[place] * into + slopes * into**2 / 2
+        return primitive
+
+    def _piece(self, starts: Floats, ends: Floats) -> Floats:
+        """Bound of the error of a piece of one span: it may hold either end of the span throughout."""
+        middles = (starts + ends) / 2
+        place = self._span_of(middles)
+        level = np.interp(middles, self._at, self._values)
+        away = np.maximum(np.abs(self._values[place] - level), np.abs(self._values[place + 1] - level))
+        bound: Floats = away * (ends - starts)
+        return bound
+
+    def _differences(self, starts: Floats, ends: Floats, _updates: Ints) -> _Bounded:
+        """Energy of a counter, its value at the edges interpolated, and the bounds of its error; all in mJ."""
+        power = self._rises / self._spans
+        energy = np.interp(ends, self._at, self._values) - np.interp(starts, self._at, self._values)
+        edges, hidden, highest = np.zeros(starts.size), np.zeros(starts.size), np.zeros(starts.size)
+        for moments in (starts, ends):
+            place = self._span_of(moments)
+            around = np.stack([power[np.clip(place + shift, 0, len(power) - 1)] for shift in (-1, 0, 1)])
+            top, span = around.max(axis=0), self._spans[place]
+            swing, into = top - around.min(axis=0), np.clip(moments - self._at[place], 0.0, span)
+            beyond = np.maximum(0.0, np.maximum(self._at[0] - moments, moments - self._at[-1]))
+            edges += swing * into * (1 - into / span) + top * beyond  # any course within the swing, the span's sum kept
+            hidden = np.maximum(hidden, swing * np.maximum(into, span - into))
+            highest = np.maximum(highest, top)
+        free = highest * self._age
+        return energy, edges + self._step, free, free**2, hidden
 
 
-def _age_ns(changed_ns: NDArray[np.int64], period_ns: float) -> float:
-    """How old a reading may be because the sensor renews it more slowly than it is read; 0 when it keeps up.
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """Windows against the readings of power; one element a window."""
+
+    left: Floats  # where interpolation begins and ends
+    right: Floats
+    first: Ints  # first reading at or after the start
+    last: Ints  # last reading at or before the end
+    near: Floats  # their moments
+    far: Floats
+
+
+def _count(moments: Floats, starts: Floats, ends: Floats) -> Ints:
+    """How many moments lie in each window, both edges included."""
+    return np.searchsorted(moments, ends, side="right") - np.searchsorted(moments, starts, side="left")
+
+
+def _between(values: Floats, first: Ints, last: Ints) -> Floats:
+    """Sums of `values[first:last]`; 0 where that is empty."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    until = np.minimum(np.maximum(last, 0), len(values))
+    return np.where(last > first, sums[until] - sums[np.minimum(first, len(values))], 0.0)
+
+
+def _pace(changed: Floats, period: float) -> float:
+    """Time between updates of a sensor that is renewed more slowly than it is read; 0 when it keeps up.
 
     The shortest times between changes tell the sensor's pace: long ones may only mean that the power stood still.
     """
-    if len(changed_ns) < 2:
+    if len(changed) < 2:
         return 0.0
-    shortest = float(np.quantile(np.diff(changed_ns), _PACE_QUANTILE))
-    return shortest + period_ns if shortest > _REPEATS * period_ns else 0.0
+    gaps = np.sort(changed[1:] - changed[:-1])
+    shortest = float(gaps[int(_PACE_QUANTILE * (len(gaps) - 1))])
+    return shortest if shortest > _REPEATS * period else 0.0
 
 
-def combined_error_mj(windows: Sequence[WindowEnergy]) -> float:
-    """Error of the sum of windows: biased parts add up; free ones, each within its bound, to three sigma of the sum."""
-    free = np.array([window.free_mj for window in windows])
-    together = min(float(free.sum()), float(np.sqrt(3 * np.sum(free**2))))
-    return sum(window.biased_mj for window in windows) + together
+def _fresh(read: Floats, changes: NDArray[np.bool_], pace: float) -> NDArray[np.bool_]:
+    """Readings that may be updates: those that changed, and in between one every `pace`; with no pace all."""
+    if not pace:
+        return np.ones(len(read), dtype=np.bool_)
+    seen = read[np.maximum.accumulate(np.where(changes, np.arange(len(read)), 0))]
+    updates = np.floor((read - seen) / pace + 1e-6)
+    keep = changes.copy()
+    keep[1:] |= updates[1:] > np.where(changes[1:], np.inf, updates[:-1])
+    keep[-1] = True
+    return keep
+
+
+def combined_error_mj(parts: Sequence[WindowEnergies]) -> float:
+    """Bound of the error of the sum of all windows: biased parts add up, the others as independent errors do."""
+    biased, free, squares = (
+        sum(float(getattr(part, name)[part.good].sum()) for part in parts)
+        for name in ("biased_mj", "free_mj", "free_squares")
+    )
+    hidden = max((float(part.hidden_mj[part.good].max(initial=0.0)) for part in parts), default=0.0)
+    chance = min(free, _SIGMAS * float(np.sqrt(squares / 3)))
+    return biased + float(np.hypot(chance, hidden))

@@ -13,6 +13,7 @@ from harness.analysis.load import Dataset, Loaded, load
 from harness.analysis.names import ModelNames, setup_label
 from harness.analysis.ratios import Ratio, ratios
 from harness.analysis.runs import Cell, Run, Setup
+from harness.analysis.sampler_cost import SamplerCost, sampler_costs
 from harness.crosscheck_file import Crosscheck
 from harness.records import Host
 from harness.terms import RunKind, TaintKind
@@ -90,6 +91,11 @@ class Evidence:
     def energy_ratios(self) -> tuple[EnergyRatio, ...]:
         """Ratios of joules per generated token."""
         return energy_ratios(self.energies)
+
+    @cached_property
+    def sampler_costs(self) -> tuple[SamplerCost, ...]:
+        """What the sampler process costs, where an experiment paused it in turn."""
+        return sampler_costs(self.of_kind(RunKind.ROUNDS))
 
     @property
     def why_no_power(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from harness.analysis.attribution import attribution
 from harness.analysis.cells import CellRuns, Speed
 from harness.analysis.claims import Claim, FormulaName
+from harness.analysis.cost_formulas import sampler_cost, waiting_cpu
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
 from harness.analysis.profile_formulas import routing_of_gap, routing_share
@@ -132,4 +133,6 @@ FORMULAS: dict[FormulaName, Formula] = {
     FormulaName.PROXY_OVER_RELEASED: _proxy_over_released,
     FormulaName.VARIANT_RATIO: _variant_ratio,
     FormulaName.HARNESS_OVERHEAD: _harness_overhead,
+    FormulaName.SAMPLER_COST: sampler_cost,
+    FormulaName.WAITING_CPU: waiting_cpu,
 }

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from harness.analysis import memory_phases
 from harness.analysis.bursts import BurstColumns, Bursts
 from harness.analysis.crosscheck import read_crosscheck
+from harness.analysis.memory_phases import phase_memory
 from harness.analysis.power import pack, why_no_power
 from harness.analysis.runs import Cell, Experts, Run, Setup, Shared, peak_memory, plain_workload
 from harness.analysis.thermal import peaks
@@ -21,7 +23,7 @@ from harness.crosscheck_file import Crosscheck
 from harness.errors import BundleError, IntegrityError, UsageError
 from harness.limits import TooLongError, holds_huge_number, numbered
 from harness.records import SCHEMA_VERSION
-from harness.terms import Ending
+from harness.terms import Ending, RunKind
 
 RUN_FILES = ("runs.jsonl", "runs.jsonl.gz")
 PLAN_FILE = "dataset.json"
@@ -218,6 +220,8 @@ def _run(view: RecordView, dataset: int, shared: Shared) -> Run:
     spec = view.spec
     measured = view.measured
     bursts = measured.bursts if measured else []
+    ledger = measured.memory if measured else None
+    phases = phase_memory(ledger, spec.environment, view.telemetry) if spec.kind is RunKind.SOLO else ()
     return Run(
         run_id=spec.run_id,
         kind=spec.kind,
@@ -231,7 +235,8 @@ def _run(view: RecordView, dataset: int, shared: Shared) -> Run:
         taints=shared.one(view.taints),
         load_ns=measured.load_ns if measured else None,
         experts=shared.one(_experts(measured)),
-        memory=peak_memory(measured.memory, view.spec.environment) if measured else None,
+        memory=peak_memory(ledger, spec.environment, phases),
+        phases=memory_phases.pack(phases),
         peaks=peaks(view.telemetry, bursts),
         power=pack(view.telemetry, bursts),
         why_no_power=shared.one(why_no_power(view.telemetry)),

@@ -21,10 +21,10 @@ class PackedPower:
     readings: bytes
     windows: tuple[Window, ...]
 
-    def unpack(self, run_id: str) -> RunPower:
+    def unpack(self, run_id: str, *, drifted: bool = False) -> RunPower:
         """As `harness.analysis.energy` takes it."""
         telemetry = msgspec.msgpack.decode(zlib.decompress(self.readings), type=Telemetry)
-        return RunPower(run_id=run_id, telemetry=telemetry, windows=self.windows)
+        return RunPower(run_id=run_id, telemetry=telemetry, windows=self.windows, drifted=drifted)
 
 
 def pack(telemetry: Telemetry | None, bursts: Sequence[BurstView]) -> PackedPower | None:

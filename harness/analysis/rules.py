@@ -14,6 +14,7 @@ VARIATION_LIMIT = 0.15  # above it the machine had other things to do
 WORST_LIMIT = 2.0  # longest burst over the median one
 DRIFT_LIMIT = 0.10  # pairs cancel it, absolute speeds do not
 FOREIGN_LIMIT = 0.25  # of one core, by everyone else
+WAITING_LIMIT = 0.005  # of one core, by a worker that waits for its turn
 MIN_BLOCKS_LIMIT = 10  # fewer blocks of rounds make an interval rough
 
 
@@ -34,7 +35,8 @@ def checks(evidence: Evidence) -> tuple[Check, ...]:
     """All rules, kept ones too."""
     timed = [(runs, runs.decode) for runs in evidence.timed if runs.decode]
     by_speed = tuple(_by_speed(evidence, rule, broken, timed) for rule, broken in RULES)
-    return (_accounted(evidence), _experts(evidence), *by_speed, *_ratios(evidence))
+    own = (_waiting(evidence), _idle_drift(evidence))
+    return (_accounted(evidence), _experts(evidence), *by_speed, *own, *_ratios(evidence))
 
 
 def _by_speed(evidence: Evidence, rule: str, broken: Broken, timed: Sequence[tuple[CellRuns, Speed]]) -> Check:
@@ -101,6 +103,27 @@ def _experts(evidence: Evidence) -> Check:
         if cold:
             found.append((runs, f"{len(cold)} of {len(runs.numbers)} runs left experts cold"))
     return _check(evidence, "The warm-up reached every expert", len(moe), found)
+
+
+def _waiting(evidence: Evidence) -> Check:
+    """Threads of waiting workers are paused, so that turns are what they seem."""
+    told = [(runs, runs.waiting_fraction) for runs in evidence.timed if runs.waiting_fraction is not None]
+    found = [(runs, f"{100 * share:.2g} %") for runs, share in told if share is not None and share > WAITING_LIMIT]
+    return _check(evidence, "A waiting worker takes at most 0.5 % of a core", len(told), found)
+
+
+def _idle_drift(evidence: Evidence) -> Check:
+    """Net energy rests on an idle power that was the same before and after."""
+    figures = [figure for energy in evidence.energies.values() for figure in energy.figures]
+    told = {run_id for figure in figures if figure.idle_drift is not None for run_id in figure.run_ids}
+    drifted = tuple(dict.fromkeys(run_id for figure in figures for run_id in figure.drifted_run_ids))
+    return Check(
+        rule="Idle power differs by at most 5 % before and after",
+        checked=len(told),
+        broken=len(drifted),
+        detail=f"{len(drifted)} runs are left out of net energy" if drifted else "",
+        run_ids=drifted,
+    )
 
 
 def _ratios(evidence: Evidence) -> Iterator[Check]:

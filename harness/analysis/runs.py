@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import msgspec
 
+from harness.analysis.memory_phases import PhaseMemory
 from harness.analysis.power import PackedPower
 from harness.analysis.thermal import Peak
 from harness.records import (
@@ -98,6 +100,7 @@ class Run:
     load_ns: int | None
     experts: Experts | None
     memory: PeakMemory | None
+    phases: bytes  # of a run that was alone: `harness.analysis.memory_phases.unpack`
     peaks: tuple[Peak, ...]  # of temperature
     power: PackedPower | None
     why_no_power: str
@@ -107,8 +110,12 @@ class Run:
 
     @property
     def counts(self) -> bool:
-        """True when the run ended well and nothing tainted it: it counts for speed and energy."""
-        return self.termination.ending is Ending.OK and not self.taints
+        """True when the run ended well and nothing tainted it: it counts for speed and energy.
+
+        A drift of the idle power only spoils net energy, which `harness.analysis.energy` leaves out run by run.
+        """
+        spoilt = any(taint.kind is not TaintKind.IDLE_DRIFT for taint in self.taints)
+        return self.termination.ending is Ending.OK and not spoilt
 
     def counts_but_for(self, spoiling: TaintKind) -> bool:
         """True when the run ended well and nothing but taints that do not matter here stands against it."""
@@ -131,8 +138,10 @@ def plain_workload(workload: Workload) -> Workload:
     return msgspec.structs.replace(workload, prompt_id="", seed=0)
 
 
-def peak_memory(ledger: MemoryLedger | None, environment: EnvironmentKind) -> PeakMemory | None:
-    """Peaks over the phases; rises and falls are against the phase `start`.
+def peak_memory(
+    ledger: MemoryLedger | None, environment: EnvironmentKind, phases: Sequence[PhaseMemory] = ()
+) -> PeakMemory | None:
+    """Peaks over the phases; rises and falls are against the phase `start`, between samples as the sampler saw them.
 
     A cgroup's peak counts only where the run had a cgroup of its own, in a container: a native process shares one with
     others, and its peak is older than the run.
@@ -147,8 +156,8 @@ def peak_memory(ledger: MemoryLedger | None, environment: EnvironmentKind) -> Pe
         pss_bytes=_peak(ledger, "pss_bytes"),
         cgroup_peak_bytes=_peak(ledger, "cgroup_peak_bytes") if environment is EnvironmentKind.CONTAINER else None,
         phys_footprint_bytes=_peak(ledger, "phys_footprint_bytes"),
-        device_rise_bytes=_change(ledger, "device_used_bytes", sign=1),
-        available_fall_bytes=_change(ledger, "available_bytes", sign=-1),
+        device_rise_bytes=_extreme(phases, "device_rise_bytes", _change(ledger, "device_used_bytes", sign=1)),
+        available_fall_bytes=_extreme(phases, "available_fall_bytes", _change(ledger, "available_bytes", sign=-1)),
         major_faults=_peak(ledger, "major_faults"),
         ceiling_bytes=ledger.ceiling_bytes,
     )
@@ -168,6 +177,11 @@ def _change(ledger: MemoryLedger, field: str, sign: int) -> int | None:
     if len(values) < 2:
         return None
     return max(sign * (value - values[0]) for value in values[1:])
+
+
+def _extreme(phases: Sequence[PhaseMemory], field: str, at_ends: int | None) -> int | None:
+    values = [at_ends, *(getattr(phase, field) for phase in phases)]
+    return max((value for value in values if value is not None), default=None)
 
 
 def watermarks(cell: Cell) -> tuple[str, ...]:

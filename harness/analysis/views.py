@@ -35,6 +35,8 @@ class BurstView(msgspec.Struct, gc=False):
     involuntary_switches: int = 0
     foreign_cpu_ns: int | None = None
     steal_ns: int | None = None
+    waited_ns: int | None = None
+    waited_cpu_ns: int | None = None
 
 
 class MeasuredView(msgspec.Struct):

@@ -6,10 +6,13 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from harness.clock import now_ns
 from harness.measure import tokens, windows
 from harness.measure.engine import Coverage, Engine, Loader
 from harness.measure.telemetry import memory
+from harness.measure.telemetry.counters import Waiting
 from harness.protocol import Task, Turn
 from harness.records import Burst, Measured, MemoryLedger, MemorySample, RunSpec, Taint, Text, Warmup
 from harness.terms import BurstKind, TaintKind, TokenSource
@@ -38,6 +41,8 @@ class TimedWork:
         self._texts: list[Text] = []
         self._samples: list[MemorySample] = []
         self._absent: dict[str, str] = {}
+        self._peak_reset = False
+        self._waiting = Waiting()
         self._engine: Engine
         self._loader: Loader
         self._prompt: list[int] = []
@@ -62,12 +67,20 @@ class TimedWork:
         self._decode_tokens = self._burst_tokens(step_ns)
         self._observe("warm")
         self._engine.pause()
+        self._waiting.begin()
         return step_ns
 
     def _observe(self, phase: str) -> None:
-        sample, absent = memory.sample(phase, self._root)
-        self._samples.append(sample)
-        self._absent = absent
+        """One sample at the end of a phase, outside of any window; the next phase starts with a peak of its own."""
+        sample, self._absent = memory.sample(phase, self._root)
+        self._samples.append(msgspec.structs.replace(sample, hwm_of_phase=self._peak_reset))
+        self._peak_reset = memory.reset_peak(self._root)
+
+    def _observe_first(self, kind: BurstKind) -> None:
+        """The first prompt and the first decode burst end a phase each."""
+        phase = "prefill" if kind is BurstKind.PREFILL else "decode"
+        if all(sample.phase != phase for sample in self._samples):
+            self._observe(phase)
 
     def _prompt_ids(self) -> list[int]:
         workload = self._spec.workload
@@ -109,10 +122,13 @@ class TimedWork:
 
     def turn(self, turn: Turn) -> Burst:
         """One prefill or decode burst."""
+        waited_ns, waited_cpu_ns = self._waiting.end()
         self._engine.resume()
         burst = self._prefill(turn) if turn.kind is BurstKind.PREFILL else self._decode(turn)
         self._engine.pause()
-        self._bursts.append(burst)
+        self._bursts.append(msgspec.structs.replace(burst, waited_ns=waited_ns, waited_cpu_ns=waited_cpu_ns))
+        self._observe_first(turn.kind)
+        self._waiting.begin()
         return burst
 
     def _prefill(self, turn: Turn) -> Burst:

@@ -15,7 +15,7 @@ from harness.study.environments.base import Environment
 from harness.study.link import Limits, Link, LinkBroken
 from harness.study.plan import Cohort
 from harness.study.progress import Progress
-from harness.terms import Ending, TaintKind
+from harness.terms import BurstKind, Ending, TaintKind
 from harness.units import NS_PER_S
 
 SUSPENDED_NS = NS_PER_S // 2
@@ -43,7 +43,7 @@ class Session:
     progress: Progress
     stop_requested: Callable[[], bool]
     idle_s: float = 0.0  # before and after the rounds, nothing at work: the baseline of power
-    on_telemetry: Callable[[bool], None] = lambda _wanted: None  # for cells that compare runs with and without it
+    on_telemetry: Callable[[bool], None] = lambda _wanted: None  # pauses the sampler, for what sampling costs
     limits: Limits = field(default_factory=Limits)
 
 
@@ -62,6 +62,7 @@ class CohortRun:
         self._links: dict[int, Link] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._idle: list[tuple[int, int]] = []
+        self._watched = True
 
     def run(self) -> list[Outcome]:
         """Every run of the cohort, ended one way or another.
@@ -74,9 +75,11 @@ class CohortRun:
             self._start_all()
             self._be_idle()
             self._rounds()
+            self._watch(wanted=True)
             self._be_idle()
             self._finish_all()
         finally:
+            self._watch(wanted=True)
             for link in self._links.values():
                 link.abandon()
         asleep = asleep_ns() - asleep_before_ns
@@ -128,14 +131,15 @@ class CohortRun:
             for kind in plan.turns(self._cohort, number):
                 self._check_stop()
                 if place in self._links:
-                    self._follow_telemetry(place)
+                    self._watch(wanted=kind is not BurstKind.UNWATCHED)
                     with self._guard(place):
                         self._links[place].turn(Turn(kind=kind, round=number, position=position))
 
-    def _follow_telemetry(self, place: int) -> None:
-        """Switch the sampler only where the cells of this cohort disagree about it."""
-        if len({cell.settings.telemetry for cell in self._cohort.cells}) > 1:
-            self._session.on_telemetry(self._cohort.cells[place].settings.telemetry)
+    def _watch(self, *, wanted: bool) -> None:
+        """Pause the sampler, or let it work again; only where an experiment asks what it costs."""
+        if self._cohort.experiment.sampler_cost and wanted != self._watched:
+            self._session.on_telemetry(wanted)
+            self._watched = wanted
 
     def _finish_all(self) -> None:
         for place in sorted(self._links):

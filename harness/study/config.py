@@ -27,7 +27,6 @@ class Variation(Struct, frozen=True):
     threads: tuple[Positive, ...] = ()
     batch_width: tuple[Positive, ...] = ()
     source: tuple[TokenSource, ...] = ()
-    telemetry: tuple[bool, ...] = ()
     repack: tuple[bool, ...] = ()
     use_mmap: tuple[bool, ...] = ()
     memory_limit_bytes: tuple[NotNegative, ...] = ()
@@ -52,6 +51,7 @@ class Experiment(Struct, frozen=True):
     decode_seconds: Annotated[float, Meta(ge=0)] = 0.7
     settle_tokens: NotNegative = 3
     prefill_every: NotNegative = 1  # a prefill burst in every n-th round; 0: never
+    sampler_cost: bool = False  # every round decodes twice, with the sampler at work and with it paused
     use_mmap: bool | None = None  # null: as the device profile says
     prompts: tuple[str, ...] = ()  # ids of configs/prompts.toml, or "all"; text needs released weights
     vary: Variation = Variation()
@@ -80,6 +80,7 @@ class Device(Struct, frozen=True):
     jetson_clocks: bool = False
     maximum_start_celsius: Annotated[float, Meta(gt=0)] = 70.0
     telemetry_period_ms: Positive = 100
+    burst_seconds: Annotated[float, Meta(ge=0)] = 0.0  # shortest decode burst that the power sensor can see
     idle_seconds: Annotated[float, Meta(ge=0)] = 3.0  # before and after a cohort, where a power sensor exists
     foreign_load_cores: Annotated[float, Meta(gt=0)] = 0.5  # others may use this much when a run starts
 

@@ -191,7 +191,7 @@ def _cell(
     workload = Workload(
         prompt_tokens=experiment.prompt_tokens,
         decode_tokens=experiment.decode_tokens,
-        decode_seconds=experiment.decode_seconds,
+        decode_seconds=max(experiment.decode_seconds, device.burst_seconds),
         depth_tokens=experiment.depth_tokens,
         settle_tokens=experiment.settle_tokens,
         source=TokenSource.TEXT if prompt_id else TokenSource.RANDOM,
@@ -227,18 +227,24 @@ def _context_tokens(workload: Workload) -> int:
 
 
 def turns(cohort: Cohort, round_number: int) -> tuple[BurstKind, ...]:
-    """What each worker does in one round; profiled and unprofiled in seeded random order."""
+    """What each worker does in one round; decode with and without something in seeded random order."""
     experiment = cohort.experiment
     match experiment.kind:
         case RunKind.PROFILE:
-            pair = [BurstKind.DECODE, BurstKind.PROFILE]
-            random.Random(f"{cohort.seed}:{cohort.name}:{round_number}:turns").shuffle(pair)  # noqa: S311
-            return tuple(pair)
+            return _pair(cohort, round_number, BurstKind.PROFILE)
         case RunKind.ROUTING | RunKind.BANDWIDTH:
             return (BurstKind.DECODE,)
         case _:
             prefill = experiment.prefill_every and round_number % experiment.prefill_every == 0
-            return (BurstKind.PREFILL, BurstKind.DECODE) if prefill else (BurstKind.DECODE,)
+            first = (BurstKind.PREFILL,) if prefill else ()
+            second = _pair(cohort, round_number, BurstKind.UNWATCHED) if experiment.sampler_cost else ()
+            return first + (second or (BurstKind.DECODE,))
+
+
+def _pair(cohort: Cohort, round_number: int, other: BurstKind) -> tuple[BurstKind, ...]:
+    pair = [BurstKind.DECODE, other]
+    random.Random(f"{cohort.seed}:{cohort.name}:{round_number}:turns").shuffle(pair)  # noqa: S311
+    return tuple(pair)
 
 
 def round_order(cohort: Cohort, round_number: int) -> list[int]:

@@ -21,9 +21,12 @@ CODE = (
 )
 
 
-@pytest.mark.parametrize(("runs", "seconds", "peak_bytes"), [(10_000, 10, 500_000_000), (100_000, 60, 1_500_000_000)])
-def test_a_report_of_many_runs(tmp_path: Path, runs: int, seconds: float, peak_bytes: float) -> None:
-    data = factory.many(tmp_path / "data", runs)
+@pytest.mark.parametrize(
+    ("runs", "power", "seconds", "peak_bytes"),
+    [(10_000, False, 10, 500_000_000), (10_000, True, 10, 500_000_000), (100_000, False, 60, 1_500_000_000)],
+)
+def test_a_report_of_many_runs(tmp_path: Path, runs: int, power: bool, seconds: float, peak_bytes: float) -> None:
+    data = factory.many(tmp_path / "data", runs, power=power)
     command = [sys.executable, "-c", CODE, str(data), str(tmp_path / "out")]
     start = time.monotonic()
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))

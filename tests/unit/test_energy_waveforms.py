@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -339,11 +340,72 @@ def test_random_power_lies_within_the_stated_error(
     holds(energy(channel, (start_s, end_s)), wave.energy_mj(start_s, end_s))
 
 
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    waves(),
+    st.sampled_from([0.2, 0.25, 0.34, 0.5]),
+    st.floats(0, 0.5),
+    st.lists(st.tuples(st.floats(0.5, 9.0), st.floats(0.3, 2.5)), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_sensors_with_a_clock_of_their_own_lie_within_the_stated_error(
+    wave: Wave, update_s: float, phase_s: float, windows: list[tuple[float, float]], cut: bool
+) -> None:
+    """Updates fall between readings, several windows are added up, and the sensor may cut where others round."""
+    at_s = [n * 0.1 for n in range(121)]
+    sampled = [wave.at(max(0.0, math.floor((second - phase_s) / update_s) * update_s + phase_s)) for second in at_s]
+    values = [math.floor(power / 40.0) * 40.0 if cut else round(power / 40.0) * 40.0 for power in sampled]
+    channel = make_channel([int(second * SECOND) for second in at_s], values, 40.0)
+    spans = [(start_s, min(start_s + length_s, 11.9)) for start_s, length_s in windows]
+    holds(energy(channel, *spans), sum(wave.energy_mj(*span) for span in spans))
+
+
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(waves(), st.floats(0.5, 4.0), st.floats(0.2, 6.0), st.sampled_from([None, 20000.0, 262_143.0]))
+@given(
+    waves(),
+    st.floats(0.5, 4.0),
+    st.floats(0.2, 6.0),
+    st.sampled_from([None, 20000.0, 262_143.0]),
+    st.sampled_from([None, 1_000_000]),
+)
 def test_random_counters_lie_within_the_stated_error(
-    wave: Wave, start_s: float, length_s: float, wrap_at: float | None
+    wave: Wave, start_s: float, length_s: float, wrap_at: float | None, update_ns: int | None
 ) -> None:
     channel = counter_channel(wave, span_s=12.0, wrap_at=wrap_at)
     end_s = start_s + length_s
-    holds(energy(channel, (start_s, end_s)), wave.energy_mj(start_s, end_s))
+    holds(
+        energy(msgspec.structs.replace(channel, update_ns=update_ns), (start_s, end_s)), wave.energy_mj(start_s, end_s)
+    )
+
+
+def noisy(level_mw: float, span_s: float) -> Wave:
+    """A level that moves by a few sensor steps from reading to reading, as real ones do."""
+    count = int(span_s / 0.1) + 2
+    return Wave(tuple(n * 0.1 for n in range(count)), tuple(level_mw + 97.0 * (n * 7 % 5 - 2) for n in range(count)))
+
+
+def test_the_stated_error_of_steady_work_is_a_few_percent() -> None:
+    """Twenty bursts of two seconds on a Jetson's rail (steps of 40 mW): the bound must be of use."""
+    wave = noisy(7000.0, 60.0)
+    bursts = [(1.0 + 2.9 * n, 3.0 + 2.9 * n) for n in range(20)]
+    figure = only(energy(power_channel(wave, span_s=60.0), *bursts))
+    truth = sum(wave.energy_mj(*burst) for burst in bursts)
+    assert abs(figure.gross_mj - truth) <= figure.error_mj < 0.02 * figure.gross_mj
+
+
+def test_a_counter_whose_maker_states_its_pace_is_known_better() -> None:
+    wave = noisy(20_000.0, 12.0)
+    unknown = counter_channel(wave, span_s=12.0, wrap_at=None)
+    stated = msgspec.structs.replace(unknown, update_ns=1_000_000)
+    loose, tight = (only(energy(channel, (1.03, 3.07))) for channel in (unknown, stated))
+    assert tight.gross_mj == loose.gross_mj
+    assert abs(tight.gross_mj - wave.energy_mj(1.03, 3.07)) <= tight.error_mj < 0.01 * tight.gross_mj
+    assert loose.error_mj > 4 * tight.error_mj
+
+
+def test_a_hidden_transient_counts_once_a_figure() -> None:
+    wave = noisy(7000.0, 60.0)
+    channel = power_channel(wave, span_s=60.0)
+    one = only(energy(channel, (1.0, 3.0)))
+    ten = only(energy(channel, *((1.0 + 5 * n, 3.0 + 5 * n) for n in range(10))))
+    assert 10 * one.error_mj - ten.error_mj > 8 * 700.0  # a tenth of a second at 7 W is 700 mJ

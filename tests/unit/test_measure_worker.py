@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import time
 
 import msgspec
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from harness import protocol
 from harness.measure import tokens, windows
 from harness.measure.fake import FakeEngine
+from harness.measure.telemetry.counters import Waiting
 from harness.measure.timed import TimedWork
 from harness.measure.worker import Worker
 from harness.protocol import Done, Event, Failed, Finish, Finished, Ready, Task, Turn
@@ -79,7 +82,69 @@ def test_a_whole_life_gives_one_report() -> None:
     assert report.run_id == "r1"
     assert [burst.kind for burst in report.measured.bursts] == [BurstKind.PREFILL, BurstKind.DECODE]
     assert report.measured.memory is not None
-    assert [sample.phase for sample in report.measured.memory.samples] == ["start", "loaded", "warm", "finished"]
+    phases = ["start", "loaded", "warm", "prefill", "decode", "finished"]
+    assert [sample.phase for sample in report.measured.memory.samples] == phases
+
+
+def test_each_phase_has_one_sample_however_many_rounds_there_are() -> None:
+    rounds = [turn(kind, number) for number in range(3) for kind in (BurstKind.UNWATCHED, BurstKind.DECODE)]
+    _, events = converse(task(), *rounds, Finish())
+    report = events[-1]
+    assert isinstance(report, Finished)
+    assert report.measured.memory is not None
+    phases = [sample.phase for sample in report.measured.memory.samples]
+    assert phases == ["start", "loaded", "warm", "decode", "finished"]
+    kinds = [burst.kind for burst in report.measured.bursts]
+    assert kinds == [BurstKind.UNWATCHED, BurstKind.DECODE] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM can only be set back on Linux")
+def test_the_peak_of_a_phase_is_its_own() -> None:
+    """The fake engine takes 64 MB while it loads and lets go of them: no later phase may show that peak."""
+
+    def load() -> FakeLoaderOf:
+        ballast = bytearray(64_000_000)
+        ballast[::4096] = b"x" * len(ballast[::4096])
+        return _loader(FakeEngine(MODEL, 1))
+
+    work = TimedWork(task(), load)
+    work.prepare()
+    work.turn(turn(BurstKind.DECODE))
+    measured, _ = work.finish()
+    assert measured.memory is not None
+    start, loaded, warm, decode, finished = measured.memory.samples
+    assert not start.hwm_of_phase
+    if not loaded.hwm_of_phase:
+        pytest.skip("this kernel does not set VmHWM back")
+    assert loaded.vm_hwm_bytes is not None
+    assert loaded.rss_bytes is not None
+    assert loaded.vm_hwm_bytes - loaded.rss_bytes > 50_000_000
+    for later in (warm, decode, finished):
+        assert later.hwm_of_phase
+        assert later.vm_hwm_bytes is not None
+        assert loaded.vm_hwm_bytes - later.vm_hwm_bytes > 50_000_000
+
+
+def test_what_a_worker_costs_while_it_waits_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, cpu = iter(range(0, 10**12, 10**9)), iter(range(0, 10**9, 10**6))
+    monkeypatch.setattr("harness.measure.telemetry.counters.now_ns", lambda: next(clock))
+    monkeypatch.setattr("harness.measure.telemetry.counters.time.process_time_ns", lambda: next(cpu))
+    waiting = Waiting()
+    assert waiting.end() == (None, None)
+    waiting.begin()
+    assert waiting.end() == (10**9, 10**6)
+    monkeypatch.undo()
+    work = TimedWork(task(), lambda: _loader(FakeEngine(MODEL, 1)))
+    work.prepare()
+    for number in range(2):
+        time.sleep(0.02)
+        work.turn(turn(BurstKind.DECODE, number))
+    measured, _ = work.finish()
+    for burst in measured.bursts:
+        assert burst.waited_ns is not None
+        assert burst.waited_cpu_ns is not None
+        assert burst.waited_ns >= 20_000_000
+        assert burst.waited_cpu_ns >= 0
 
 
 def test_end_of_input_ends_the_worker_without_a_report() -> None:

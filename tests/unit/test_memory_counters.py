@@ -50,9 +50,21 @@ def test_every_source_of_a_jetson(tmp_path: Path) -> None:
     assert absent == {"phys_footprint_bytes": "macOS only", "phys_footprint_peak_bytes": "macOS only"}
 
 
+def test_a_peak_is_set_back_through_clear_refs_alone(tmp_path: Path) -> None:
+    assert not memory.reset_peak(tmp_path, 9)  # no such process, or a kernel without it: the peak stays the run's
+    assert not (tmp_path / "proc").exists()
+    place = board_tree.write(tmp_path / "proc/9/clear_refs", "")
+    assert memory.reset_peak(tmp_path, 9)
+    assert place.read_text().startswith("5")
+
+
 def test_what_is_missing_is_null_with_a_reason(tmp_path: Path) -> None:
     sample, absent = memory.sample("start", tmp_path, 9)
-    fields = {name: getattr(sample, name) for name in sample.__struct_fields__ if name not in ("phase", "at_ns", "hwm_of_phase")}
+    fields = {
+        name: getattr(sample, name)
+        for name in sample.__struct_fields__
+        if name not in ("phase", "at_ns", "hwm_of_phase")
+    }
     assert set(fields.values()) == {None}
     assert set(absent) == set(fields)
     assert absent["vm_hwm_bytes"] == "process 9 is not there"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from harness.analysis.cells import CellRuns
 from harness.analysis.energy import COLUMNS as ENERGY_COLUMNS
-from harness.analysis.energy import CellEnergy, table_row
+from harness.analysis.energy import CellEnergy, ChannelId, EnergyFigure, Refusal, table_row
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import watermarks
 from harness.analysis.tables.base import Column, Row, Style, Table, make
+from harness.terms import BurstKind
 
 SHOWN = {
     "kind": Column(key="kind", title="Window"),
@@ -39,7 +43,7 @@ COLUMNS = (
 
 
 def table(evidence: Evidence) -> Table:
-    """One row a cell, channel and kind of window; a cell whose channels were refused has a row with the reason."""
+    """One row a cell, channel and kind of window; a channel that was refused has a row with the reason."""
     rows = [row for runs, energy in evidence.energies.items() for row in _rows(evidence, runs, energy)]
     absent = "; ".join(evidence.why_no_power) or "no timed run kept power readings"
     return make("energy", "Energy", COLUMNS, rows, note=NOTE, absent=absent)
@@ -50,19 +54,54 @@ def _rows(evidence: Evidence, runs: CellRuns, energy: CellEnergy) -> list[Row]:
     marks = watermarks(runs.cell)
     rows = []
     for figure in energy.figures:
-        values = table_row(figure)
+        values = table_row(figure) | _with_refusals(figure, energy)
         rows.append(
             Row(values=(*head, *(None if values[key] == "" else values[key] for key in ENERGY_COLUMNS)), marks=marks)
         )
-    refused = {f"{refusal.channel.scope}: {refusal.reason}" for refusal in energy.refusals}
-    if not rows and refused:
-        words = {"remark": "; ".join(sorted(refused))}
-        rows.append(Row(values=(*head, *(words.get(key) for key in ENERGY_COLUMNS)), marks=marks))
+    known = {(figure.channel, figure.kind) for figure in energy.figures}
+    for (channel, kind), refusals in _grouped(energy).items():
+        if (channel, kind) not in known and not (kind is None and any(channel == one for one, _ in known)):
+            words = _refused_row(channel, kind, refusals)
+            rows.append(Row(values=(*head, *(words.get(key) for key in ENERGY_COLUMNS)), marks=marks))
     return rows
+
+
+def _grouped(energy: CellEnergy) -> dict[tuple[ChannelId, BurstKind | None], list[Refusal]]:
+    found: dict[tuple[ChannelId, BurstKind | None], list[Refusal]] = {}
+    for refusal in energy.refusals:
+        found.setdefault((refusal.channel, refusal.kind), []).append(refusal)
+    return found
+
+
+def _with_refusals(figure: EnergyFigure, energy: CellEnergy) -> dict[str, str | int | float | None]:
+    """The remark, with the runs that this channel's figure had to do without."""
+    refused = [one for one in energy.refusals if one.channel == figure.channel and one.kind in (None, figure.kind)]
+    remark = str(table_row(figure)["remark"])
+    if refused:
+        remark = "; ".join(part for part in (remark, f"without {_reasons(refused)}") if part)
+    return {"remark": remark}
+
+
+def _refused_row(channel: ChannelId, kind: BurstKind | None, refusals: Sequence[Refusal]) -> dict[str, str]:
+    return {
+        "kind": kind.value if kind else "all",
+        "scope": channel.scope,
+        "channel": channel.name,
+        "source": channel.source,
+        "quality": channel.quality.value,
+        "remark": f"no joule: {_reasons(refusals)}",
+    }
+
+
+def _reasons(refusals: Sequence[Refusal]) -> str:
+    """Each reason once, with the number of runs where a figure of several runs lacks them."""
+    counts = Counter(refusal.reason for refusal in refusals)
+    return "; ".join(f"{reason} ({count} runs)" if count > 1 else reason for reason, count in counts.items())
 
 
 NOTE = (
     "Channels overlap and are never added; joules of different sensors are never divided by each other. "
     "Net is gross less the "
-    "idle power before and after. Intervals hold the spread over windows and the instrument's stated error."
+    "idle power before and after, over the runs in which that did not drift by more than 5 %. Intervals hold the spread "
+    "over windows and the instrument's stated error."
 )

@@ -20,6 +20,7 @@ COLUMNS = (
     Column(key="major_faults", title="Major faults", style=Style.COUNT),
     Column(key="involuntary_per_burst", title="Preempted a burst", style=Style.FIXED1),
     Column(key="foreign_fraction", title="Others' CPU", style=Style.PERCENT, unit="% of a core"),
+    Column(key="waiting_fraction", title="Waiting worker", style=Style.PERCENT, unit="% of a core"),
     Column(key="experts", title="Experts warmed"),
 )
 
@@ -48,6 +49,7 @@ def _values(evidence: Evidence, runs: CellRuns, speed: Speed) -> tuple[Value, ..
         speed.major_faults,
         speed.involuntary_per_burst,
         speed.foreign_fraction,
+        runs.waiting_fraction,
         _experts(runs),
     )
 
@@ -64,5 +66,6 @@ def _experts(runs: CellRuns) -> str | None:
 NOTE = (
     "Over decode bursts. Overhead: window time outside llama.cpp's calls and arg-max. Variation, lag-1 "
     "autocorrelation and "
-    "drift are of the time per token from burst to burst; pairs cancel the drift. Experts warmed: all must be."
+    "drift are of the time per token from burst to burst; pairs cancel the drift. Waiting worker: CPU time that a "
+    "worker's process took while others had their turn. Experts warmed: all must be."
 )

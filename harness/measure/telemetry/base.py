@@ -22,6 +22,7 @@ class Sensor:
     quality: Quality = Quality.MEASURED
     wrap_at: float | None = None
     part_of: str = ""
+    update_ns: int | None = None
 
 
 class Sample(NamedTuple):

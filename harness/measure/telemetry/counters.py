@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import hostfiles
+from harness.clock import now_ns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,23 @@ def _darwin_times() -> hostfiles.CpuTimes:
 
     times = psutil.cpu_times()
     return hostfiles.CpuTimes(busy_ns=int((times.user + times.nice + times.system) * 1e9), steal_ns=0)
+
+
+class Waiting:
+    """What this process costs while it waits for its turn: time on the clock, and CPU time of all its threads."""
+
+    def __init__(self) -> None:
+        self._since: tuple[int, int] | None = None
+
+    def begin(self) -> None:
+        """From here on nothing is asked of this process."""
+        self._since = now_ns(), time.process_time_ns()
+
+    def end(self) -> tuple[int | None, int | None]:
+        """(nanoseconds waited, CPU nanoseconds taken) since `begin`; nulls before the first one."""
+        if self._since is None:
+            return None, None
+        return now_ns() - self._since[0], time.process_time_ns() - self._since[1]
 
 
 def spent(before: Counters, after: Counters) -> Spent:

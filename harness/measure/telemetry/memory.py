@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
+
 from harness import hostfiles
 from harness.clock import now_ns
 from harness.measure.telemetry import darwin
@@ -29,7 +31,23 @@ def sample(phase: str, root: Path = Path("/"), pid: int | None = None) -> tuple[
     """
     process = os.getpid() if pid is None else pid
     values, absent = _darwin(process) if sys.platform == "darwin" else _linux(root, process)
-    return MemorySample(phase=phase, at_ns=now_ns(), **values), absent
+    return msgspec.convert({"phase": phase, "at_ns": now_ns(), **values}, MemorySample), absent
+
+
+def reset_peak(root: Path = Path("/"), pid: int | None = None) -> bool:
+    """Set VmHWM back to what is resident now, so that the next phase has a peak of its own; false where it can't be.
+
+    Source: proc_pid_clear_refs(5), value 5.
+    """
+    process = os.getpid() if pid is None else pid
+    try:
+        place = os.open(root / f"proc/{process}/clear_refs", os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        return os.write(place, b"5") == 1
+    finally:
+        os.close(place)
 
 
 def ceiling_bytes(root: Path = Path("/"), pid: int | None = None) -> int | None:

@@ -10,6 +10,7 @@ from harness.measure.telemetry.base import Absent, PolledSampler, Sensor
 from harness.terms import Quality, Quantity
 
 _STEP_MJ = 0.061  # 2^-14 J, the coarsest common energy unit of the counter (Intel SDM vol. 4, MSR_RAPL_POWER_UNIT)
+_UPDATE_NS = 1_000_000  # "updated approximately every 1 ms" (Intel SDM vol. 3B, 16.10)
 _SCOPES = {
     "psys": "platform (what the board's maker wired to psys)",
     "core": "cores of the CPU package",
@@ -44,6 +45,7 @@ def _sensor(domain: Path, root: Path) -> Sensor:
         quality=_quality(root),
         wrap_at=None if maximum_uj is None else maximum_uj / 1000,
         part_of=package if name in ("core", "uncore") else "",  # memory is counted outside the package
+        update_ns=_UPDATE_NS,
     )
 
 

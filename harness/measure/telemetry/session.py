@@ -56,6 +56,7 @@ class _Track:
             values=tuple(self._values[span]),
             wrap_at=sensor.wrap_at,
             part_of=sensor.part_of,
+            update_ns=sensor.update_ns,
         )
 
 
