@@ -275,3 +275,11 @@ def lint(c: Context) -> None:
     """Run ruff and strict mypy."""
     for arguments in ("ruff check .", "ruff format --check .", "mypy"):
         c.run(f"{sys.executable} -m {arguments}", pty=sys.stdout.isatty())
+
+
+@task
+def audit(c: Context) -> None:
+    """Look up known vulnerabilities of every locked package; no answer is no pass."""
+    from harness import cli, cli_audit
+
+    cli.run(lambda: cli_audit.audit(cli.ROOT, cli_audit.ask_pip_audit(cli.ROOT), print))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import poison
 import pytest
 from golden_report import DATA
 from hypothesis import HealthCheck, given, settings
@@ -162,14 +163,6 @@ def test_a_record_with_any_value_anywhere_gives_a_report_or_a_refusal(
     assert refusal is None or str(folder) in refusal
 
 
-PAYLOAD = "</title></script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}{%x%}$(id)`id`\\input{x}"
-FREE_TEXT = {
-    "name", "file", "licence", "variant", "prompt_id", "message", "detail", "scope", "cpu_model", "kernel",
-    "machine", "system", "accelerator", "power_mode", "build_flags", "compiler", "python", "llama_cpp_python", "suite",
-    "experiment", "architecture", "fingerprint", "text", "group", "file_type", "llama_cpp_commit", "git_commit",
-}  # fmt: skip
-
-
 class Elements(html.parser.HTMLParser):
     """Counts what a browser would see as elements and as handlers."""
 
@@ -184,24 +177,10 @@ class Elements(html.parser.HTMLParser):
         self.handlers += [f"{tag} {name}" for name, _ in attrs if name.startswith("on")]
 
 
-def poisoned(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: poisoned(item, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [poisoned(item, key) for item in value]
-    return value + PAYLOAD if isinstance(value, str) and key in FREE_TEXT else value
-
-
 def test_no_text_of_a_record_becomes_an_element_of_the_page(tmp_path: Path) -> None:
-    for name, lines in (
-        ("plain", LINES),
-        ("poisoned", [json.dumps(poisoned(json.loads(line))).encode() for line in LINES]),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "runs.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    data = {"plain": DATA, "poisoned": poison.dataset(DATA, tmp_path / "poisoned")}
     made = {
-        name: files(Context(Evidence.of([tmp_path / name]), load_claims(ROOT / CLAIMS_FILE)))
-        for name in ("plain", "poisoned")
+        name: files(Context(Evidence.of([folder]), load_claims(ROOT / CLAIMS_FILE))) for name, folder in data.items()
     }
     page = made["poisoned"]["report.html"]
     assert "alert(1)" in page  # it is shown, as text
@@ -210,6 +189,7 @@ def test_no_text_of_a_record_becomes_an_element_of_the_page(tmp_path: Path) -> N
     assert hostile.tags.get("img") == plain.tags.get("img")
     assert hostile.handlers == plain.handlers
     assert "{{7*7}}" in page  # nor is it a template
+    assert made["poisoned"].keys() <= made["plain"].keys()  # nor part of a file's name
     for name, text in made["poisoned"].items():
         assert ".." not in name
         if name.endswith(".svg"):

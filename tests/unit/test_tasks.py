@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -64,3 +65,37 @@ def test_documents_name_commands_and_options_that_exist(path: Path) -> None:
 def test_every_command_stands_in_the_documents() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     assert [name for name in TASKS if not re.search(rf"\./artifact {name}\b|`{name}`", text)] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bench", "--nonsense"), "bench: No idea what '--nonsense' is!"),
+        (("--nonsense",), "--nonsense"),
+        (("nonsense",), "nonsense"),
+        (("bench", "--suite"), "suite"),
+        (("crosscheck", "--rounds", "many"), "many"),
+        (("--help", "nonsense"), "nonsense"),
+    ],
+    ids=" ".join,
+)
+def test_what_was_typed_wrong_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str) -> None:
+    command = [sys.executable, "-m", "harness.cli_program", *arguments]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert words in ran.stderr
+    assert " -> ./artifact --" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_the_launcher_runs_that_program_and_imports_nothing_from_where_it_is_called(tmp_path: Path) -> None:
+    """A dataset folder from a stranger may hold a file named like one of our modules."""
+    last = (ROOT / "artifact").read_text().rstrip().splitlines()[-1]
+    assert " -P -m harness.cli_program " in last
+    for name in ("invoke", "harness", "tasks", "msgspec"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('executed')")
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-m", "harness.cli_program", "--search-root", str(ROOT), "--list"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "reproduce" in ran.stdout
