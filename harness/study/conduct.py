@@ -56,7 +56,9 @@ def conduct(root: Path, options: StudyOptions, drafted: Draft, store: Store, wat
         prompts=drafted.prompts,
         environment=environment,
         store=store,
-        facts=study_facts(root, environment.image_digest, detect_device.origin()),
+        facts=study_facts(
+            root, environment.image_digest, detect_device.origin(), clocks_pinned=drafted.device.jetson_clocks
+        ),
         gates=prepare.gates(drafted.device, options.out),
         wishes=() if drafted.suite.tiny else prepare.wishes(drafted.device),
         gate_timeout_s=GATE_TIMEOUT_S,

@@ -13,7 +13,7 @@ from harness.records import GateWait, Host, Provenance, Record, Telemetry
 from harness.study.cohort import Outcome
 from harness.study.power_mode import describe as describe_power_mode
 from harness.study.taints import burst_taints
-from harness.study.telemetry_taints import telemetry_taints
+from harness.study.telemetry_taints import telemetry_taints, with_doubts
 from harness.terms import EngineKind, Origin
 
 UNKNOWN = "not told: the worker ended before it spoke"
@@ -29,9 +29,10 @@ class StudyFacts:
     lock_sha256: str
     image_digest: str
     origin: Origin
+    clocks_pinned: bool = False  # the device profile demands fixed clocks: a change taints
 
 
-def study_facts(root: Path, image_digest: str, origin: Origin) -> StudyFacts:
+def study_facts(root: Path, image_digest: str, origin: Origin, *, clocks_pinned: bool = False) -> StudyFacts:
     """Read once, before the first run."""
     commit, dirty = _git(root)
     return StudyFacts(
@@ -41,6 +42,7 @@ def study_facts(root: Path, image_digest: str, origin: Origin) -> StudyFacts:
         lock_sha256=lock_sha256(root),
         image_digest=image_digest,
         origin=origin,
+        clocks_pinned=clocks_pinned,
     )
 
 
@@ -75,14 +77,14 @@ def make_record(
 ) -> Record:
     """One outcome as the line that is kept."""
     own = burst_taints(outcome.measured) if outcome.measured else ()
-    sensed = telemetry_taints(telemetry) if telemetry else ()
+    sensed = telemetry_taints(telemetry, outcome.measured, clocks_pinned=study.clocks_pinned) if telemetry else ()
     return Record(
         spec=outcome.spec,
         origin=Origin.SYNTHETIC if outcome.spec.engine is EngineKind.FAKE else study.origin,
         provenance=_provenance(outcome.facts or _unknown_facts(), study),
         termination=outcome.termination,
         measured=outcome.measured,
-        telemetry=telemetry,
+        telemetry=with_doubts(telemetry) if telemetry else None,
         gates=gates,
         taints=(*outcome.taints, *own, *sensed),
     )

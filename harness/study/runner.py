@@ -13,10 +13,12 @@ import msgspec
 from harness.clock import now_ns
 from harness.protocol import Task
 from harness.records import SCHEMA_VERSION, GateWait, RunSpec, Telemetry, Termination
+from harness.study import machine_state
 from harness.study import plan as planning
 from harness.study.cohort import CohortRun, Outcome, Session, stopped
 from harness.study.environments.base import Environment
 from harness.study.gates import Gate, all_open, wait_until_fit
+from harness.study.machine_state import MachineState
 from harness.study.plan import Cohort, ModelKey, Plan
 from harness.study.progress import Progress
 from harness.study.provenance import StudyFacts, make_record
@@ -153,9 +155,21 @@ class Runner:
         if not fit:
             outcomes = [_refused(task.spec, waits) for task in tasks.values()]
         else:
-            outcomes = CohortRun(cohort, tasks, self._session(cohort)).run()
+            outcomes = self._judged(CohortRun(cohort, tasks, self._session(cohort)))
         for outcome in outcomes:
             self._keep(outcome, waits)
+
+    def _judged(self, run: CohortRun) -> list[Outcome]:
+        """Outcomes of a cohort, tainted where the machine was set otherwise when it ended than when it began."""
+        before = self._state()
+        outcomes = run.run()
+        found = machine_state.state_taints(before, self._state())
+        for outcome in outcomes:
+            outcome.taints += found
+        return outcomes
+
+    def _state(self) -> MachineState:
+        return machine_state.read()
 
     def _wait(self, gates: tuple[Gate, ...], timeout_s: float) -> tuple[GateWait, ...]:
         return wait_until_fit(
@@ -183,7 +197,7 @@ class Runner:
         )
 
     def _pause_sampler(self, wanted: bool) -> None:
-        """For cells that compare runs with and without telemetry."""
+        """For bursts that tell what sampling costs."""
         if self._sampler is not None:
             try:
                 self._sampler.pause(not wanted)
@@ -202,10 +216,8 @@ class Runner:
         telemetry = self._telemetry(outcome)
         self._study.store.append(make_record(outcome, self._study.facts, telemetry, waits))
 
-    def _telemetry(self, outcome: Outcome) -> Telemetry | None:
-        """What the sampler saw; without one the reason, and null where the cell wants none."""
-        if not outcome.spec.settings.telemetry:
-            return None
+    def _telemetry(self, outcome: Outcome) -> Telemetry:
+        """What the sampler saw; without one the reason."""
         start_ns, end_ns = outcome.started_ns, outcome.ended_ns or now_ns()
         if self._sampler is not None:
             try:
