@@ -13,11 +13,20 @@ SUITE = "smoke (1 min, tiny), quick (a quarter of an hour), paper, full, or anot
 WEIGHTS = "auto, released (download, verify) or proxy (generate)"
 OUT = "folder for the dataset and the report; default: out-SUITE"
 ENV = "native, or container (one container a run)"
+HOST = "ssh://user@board: plan here, measure there; given several times, all side by side"
 RESUME = "go on with an interrupted study: run only what is not recorded yet"
-STUDY_HELP = {"device": DEVICE, "suite": SUITE, "weights": WEIGHTS, "out": OUT, "env": ENV, "resume": RESUME}
+STUDY_HELP = {
+    "device": DEVICE,
+    "suite": SUITE,
+    "weights": WEIGHTS,
+    "out": OUT,
+    "env": ENV,
+    "resume": RESUME,
+    "host": HOST,
+}
 
 
-@task(help=STUDY_HELP)
+@task(iterable=["host"], help=STUDY_HELP)
 def reproduce(
     c: Context,
     device: str = "auto",
@@ -26,18 +35,16 @@ def reproduce(
     out: str = "",
     env: str = "native",
     resume: bool = False,
+    host: Iterable[str] | None = None,
 ) -> None:
     """Get the weights, measure everything, write the report: the main job."""
-    from harness import cli, options
+    from harness import cli, cli_hosts, options
 
-    cli.run(
-        lambda: cli.reproduce(
-            options.study_options(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
-        )
-    )
+    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
+    cli.run(lambda: cli_hosts.on_each("reproduce", asked, tuple(host or ()), cli.reproduce))
 
 
-@task(help=STUDY_HELP)
+@task(iterable=["host"], help=STUDY_HELP)
 def bench(
     c: Context,
     device: str = "auto",
@@ -46,20 +53,21 @@ def bench(
     out: str = "",
     env: str = "native",
     resume: bool = False,
+    host: Iterable[str] | None = None,
 ) -> None:
     """Measure speed and memory only; no profile, no report."""
-    from harness import cli, options
+    from harness import cli, cli_hosts, options
     from harness.terms import RunKind
 
+    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
     cli.run(
-        lambda: cli.bench(
-            options.study_options(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume),
-            (RunKind.ROUNDS, RunKind.SOLO),
+        lambda: cli_hosts.on_each(
+            "bench", asked, tuple(host or ()), lambda one: cli.bench(one, (RunKind.ROUNDS, RunKind.SOLO))
         )
     )
 
 
-@task(help=STUDY_HELP)
+@task(iterable=["host"], help=STUDY_HELP)
 def profile(
     c: Context,
     device: str = "auto",
@@ -68,15 +76,19 @@ def profile(
     out: str = "",
     env: str = "native",
     resume: bool = False,
+    host: Iterable[str] | None = None,
 ) -> None:
     """Measure node times, routing and bandwidth only; no report."""
-    from harness import cli, options
+    from harness import cli, cli_hosts, options
     from harness.terms import RunKind
 
+    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
     cli.run(
-        lambda: cli.bench(
-            options.study_options(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume),
-            (RunKind.PROFILE, RunKind.ROUTING, RunKind.BANDWIDTH),
+        lambda: cli_hosts.on_each(
+            "profile",
+            asked,
+            tuple(host or ()),
+            lambda one: cli.bench(one, (RunKind.PROFILE, RunKind.ROUTING, RunKind.BANDWIDTH)),
         )
     )
 
@@ -198,6 +210,7 @@ def doctor(c: Context, device: str = "auto", json: bool = False) -> None:
         "index_url": "package index in place of pip's own",
         "ca_bundle": "certificates of a company proxy",
         "native": "tune llama.cpp to this machine's CPU",
+        "host": "ssh://user@board: build there",
     }
 )
 def build(
@@ -208,13 +221,20 @@ def build(
     index_url: str = "",
     ca_bundle: str = "",
     native: bool = False,
+    host: str = "",
 ) -> None:
     """Build the pinned image of a device and print its digest."""
     from harness import cli
 
     cli.run(
         lambda: cli.build(
-            device, wheelhouse=wheelhouse, base=base, index_url=index_url, ca_bundle=ca_bundle, native=native
+            device,
+            wheelhouse=wheelhouse,
+            base=base,
+            index_url=index_url,
+            ca_bundle=ca_bundle,
+            native=native,
+            host=host,
         )
     )
 
@@ -231,7 +251,7 @@ def build_llama_bench(c: Context) -> None:
     help={
         "llama_bench": "the program",
         "rounds": "in each block; default: as the suite says",
-        **{k: v for k, v in STUDY_HELP.items() if k != "resume"},
+        **{k: v for k, v in STUDY_HELP.items() if k not in ("resume", "host")},
     }
 )
 def crosscheck(

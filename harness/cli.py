@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import BundleError, ConfigError, EnvironmentLacking, ExitCode, RunsFailed, UsageError
-from harness.options import AUTO, StudyOptions, choice
+from harness.options import AUTO, StudyOptions, checked_host, choice
 from harness.terms import RunKind
 from harness.units import human_bytes, human_duration
 
@@ -71,17 +72,17 @@ def _measure(options: StudyOptions, console: Console, kinds: tuple[RunKind, ...]
     from harness.study import prepare  # noqa: PLC0415 - a report needs nothing of the study
     from harness.study.conduct import Watchers, conduct  # noqa: PLC0415
     from harness.study.progress import RichProgress  # noqa: PLC0415
+    from harness.study.site import open_site  # noqa: PLC0415
     from harness.study.store import Store  # noqa: PLC0415
 
-    drafted = prepare.draft(ROOT, options, kinds)
-    store = Store.open(options.out, resume=options.resume)
-    try:
-        for notice in store.notices:
-            console.print(notice, markup=False)
-        with WeightsProgress(console) as weights:
-            return conduct(ROOT, options, drafted, store, Watchers(weights=weights, study=RichProgress(console)))
-    finally:
-        store.close()
+    with closing(open_site(ROOT, options, lambda line: console.print(line, markup=False))) as site:
+        drafted = prepare.draft(ROOT, options, kinds, site)
+        with closing(Store.open(options.out, resume=options.resume)) as store:
+            for notice in store.notices:
+                console.print(notice, markup=False)
+            with WeightsProgress(console) as weights:
+                watchers = Watchers(weights=weights, study=RichProgress(console))
+                return conduct(ROOT, options, drafted, store, watchers, site)
 
 
 def plan(options: StudyOptions, *, as_json: bool) -> None:
@@ -269,13 +270,17 @@ def doctor(device: str, *, as_json: bool) -> None:
         )
 
 
-def build(device: str, *, wheelhouse: str, base: str, index_url: str, ca_bundle: str, native: bool) -> None:
+def build(
+    device: str, *, wheelhouse: str, base: str, index_url: str, ca_bundle: str, native: bool, host: str = ""
+) -> None:
     """Build a device's image and print its digest; macOS has no image, its environment is `.venv`."""
     from harness.study import detect_device  # noqa: PLC0415
-    from harness.study.environments import container  # noqa: PLC0415 - docker loads only where it is used
+    from harness.study.environments import image_build  # noqa: PLC0415 - docker loads only where it is used
     from harness.study.environments.images import BuildOptions  # noqa: PLC0415
     from harness.terms import DeviceKind  # noqa: PLC0415
 
+    if checked_host(host) and device == AUTO:
+        raise UsageError("name the host's device", where="--device", cure="cpu, cuda or jetson")
     kind = detect_device.detect() if device == AUTO else choice(DeviceKind, device, "--device", also=AUTO)
     if kind is DeviceKind.MAC:
         raise UsageError("macOS gives containers no Metal", where="build", cure="./artifact has made .venv already")
@@ -287,7 +292,7 @@ def build(device: str, *, wheelhouse: str, base: str, index_url: str, ca_bundle:
         native=native,
     )
     console = _console()
-    digest = container.build(ROOT, kind, options, lambda line: console.print(line, markup=False))
+    digest = image_build.build(ROOT, kind, options, lambda line: console.print(line, markup=False), host)
     console.print(digest, markup=False)
 
 

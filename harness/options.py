@@ -24,26 +24,66 @@ class StudyOptions:
     out: Path
     environment: EnvironmentKind = EnvironmentKind.NATIVE
     resume: bool = False
+    host: str = ""  # address of another machine's engine; empty: this machine
     fake: bool = False
 
 
 def study_options(
-    *, device: str, suite: str, weights: str, out: str, env: str, resume: bool, fake: bool = False
+    *, device: str, suite: str, weights: str, out: str, env: str, resume: bool, host: str = "", fake: bool = False
 ) -> StudyOptions:
     """Options from the command line.
 
     Raises:
         UsageError: a value that is none of the choices.
     """
+    environment = choice(EnvironmentKind, env, "--env")
     return StudyOptions(
         device=device,
         suite=suite,
         weights=None if weights == AUTO else choice(Weights, weights, "--weights", also=AUTO),
         out=Path(out or f"out-{suite}"),
-        environment=choice(EnvironmentKind, env, "--env"),
+        environment=EnvironmentKind.CONTAINER if host else environment,  # over there everything runs in containers
         resume=resume,
+        host=checked_host(host),
         fake=fake,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A study's options as they were typed, for one machine or for several."""
+
+    device: str
+    suite: str
+    weights: str
+    out: str
+    env: str
+    resume: bool
+
+    def options(self, host: str = "") -> StudyOptions:
+        """For one machine; errors as `study_options`."""
+        return study_options(
+            device=self.device,
+            suite=self.suite,
+            weights=self.weights,
+            out=self.out,
+            env=self.env,
+            resume=self.resume,
+            host=host,
+        )
+
+
+def checked_host(host: str) -> str:
+    """An address of `--host`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if host and not host.startswith("ssh://"):
+        raise UsageError(
+            f"{host!r} is no address of a host", where="--host", cure="ssh://user@host, or ssh://user@host:port"
+        )
+    return host
 
 
 def choice(kind: type[Choice], text: str, option: str, also: str = "") -> Choice:

@@ -19,7 +19,7 @@ _TITLES = {
 }
 _CURES = {
     DeviceKind.CUDA: "install NVIDIA's driver (nvidia-smi must list the GPU)",
-    DeviceKind.JETSON: "run this on the board itself, with JetPack 6 on it",
+    DeviceKind.JETSON: "run this on the board itself, with JetPack 6 on it, or from here with --host ssh://user@board",
     DeviceKind.MAC: "run this on the Mac itself, with an arm64 Python (not under Rosetta)",
 }
 

@@ -244,10 +244,10 @@ def _model(model: registry.Model, folder: Path) -> Check:
 
 def _containers(root: Path, kind: DeviceKind) -> Check:
     """Only `--env container` needs it."""
-    from harness.study.environments import container  # noqa: PLC0415 - docker loads only where it is used
+    from harness.study.environments import image_build  # noqa: PLC0415 - docker loads only where it is used
 
     try:
-        return Check(name="container", state=State.OK, found=container.engine_summary(root, kind))
+        return Check(name="container", state=State.OK, found=image_build.engine_summary(root, kind))
     except EnvironmentLacking as lacking:
         found = f"{lacking.where}: {lacking.what}" if lacking.where else lacking.what
         return Check(name="container", state=State.WARNING, found=found, cure=lacking.cure)

@@ -73,8 +73,9 @@ class NoThrottling:
 
     def check(self, root: Path) -> Closed | None:
         """Look at the kernel's alerts; on macOS at `pmset -g therm`."""
-        if sys.platform == "darwin":
-            limits = [line for line in (self.ask(["pmset", "-g", "therm"]) or "").splitlines() if "_Limit" in line]
+        told = self.ask(["pmset", "-g", "therm"]) if sys.platform == "darwin" else None
+        if told is not None:  # another machine's ask, from a Mac, tells nothing
+            limits = [line for line in told.splitlines() if "_Limit" in line]
             slow = [line.strip() for line in limits if line.rpartition("=")[2].strip() not in ("100", "0")]
             return Closed("; ".join(slow)) if slow else None
         active = [name for name, path in hostfiles.throttle_alerts(root).items() if (hostfiles.read_int(path) or 0) > 0]
@@ -213,6 +214,7 @@ def wait_until_fit(
     clock: Callable[[], int] = now_ns,
     sleep: Sleep = time.sleep,
     on_wait: OnWait = lambda _gate, _reason, _waited_ns: None,
+    refresh: Callable[[], None] = lambda: None,
 ) -> tuple[GateWait, ...]:
     """Wait until all gates are open in one pass, or until the time is up.
 
@@ -223,6 +225,7 @@ def wait_until_fit(
     start_ns = clock()
     waits: dict[str, GateWait] = {}
     while True:
+        refresh()
         closed = {gate.name: state.reason for gate in gates if (state := gate.check(root)) is not None}
         waited_ns = clock() - start_ns
         for name, wait in waits.items():

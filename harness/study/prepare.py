@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import psutil
 
 from harness.errors import UsageError
 from harness.models import registry, texts
 from harness.models.registry import Registry
-from harness.options import AUTO, StudyOptions
-from harness.study import config, detect_device, plan, weights
+from harness.options import StudyOptions
+from harness.study import config, plan, weights
 from harness.study.config import Device, Experiment, Suite
 from harness.study.environments.base import Environment
 from harness.study.environments.native import NativeEnvironment
@@ -28,12 +28,17 @@ from harness.study.gates import (
     LowPowerModeOff,
     NoThrottling,
     NvpModel,
+    Sleep,
     TemperatureBand,
 )
 from harness.study.plan import Cell, Machine, Plan
+from harness.study.power_mode import Ask, ask_program
 from harness.study.store import read_info
 from harness.study.weights import Folders
-from harness.terms import DeviceKind, EngineKind, EnvironmentKind, RunKind, Weights
+from harness.terms import EngineKind, EnvironmentKind, RunKind, Weights
+
+if TYPE_CHECKING:
+    from harness.study.site import Site
 
 RECORDS_BYTES = 200_000_000
 EXPERIMENT_S = {RunKind.PROFILE: 25.0, RunKind.ROUTING: 15.0, RunKind.BANDWIDTH: 15.0, RunKind.SOLO: 15.0}
@@ -61,27 +66,28 @@ def folders(root: Path) -> Folders:
     return Folders(models=models, proxies=models.parent / "proxies")
 
 
-def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = ()) -> Draft:
+def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = (), site: Site | None = None) -> Draft:
     """The plan of a command.
 
     Args:
         root: of the checkout.
         options: as the user gave them.
         kinds: only experiments of these kinds; none: all.
+        site: where it will run; none: on this machine.
 
     Raises:
         UsageError, ConfigError: unknown names or faulty files.
         EnvironmentLacking: the device asked for is not this machine.
     """
-    kind = _device_kind(options)
-    device = config.load_device(root, kind.value)
+    site = site or here(root, options)
+    device = config.load_device(root, site.device().value)
     suite = _only(config.load_suite(root, options.suite), kinds)
     known = registry.load(root)
     prompts = texts.load(root)
     suite = _with_prompts(suite, [prompt.prompt_id for prompt in prompts])
     chosen = _weights(options, device, known, suite, folders(root))
     suite, left_out = _without_text_on_proxies(suite, chosen)
-    machine = Machine(threads=usable_cores(), memory_available_bytes=_memory_bytes(options))
+    machine = _as_before(options, site.machine())
     size_of = functools.cache(functools.partial(weights.planned_bytes, known))
     planned = plan.build(options.suite, suite, device, chosen, machine, size_of)
     return Draft(
@@ -97,12 +103,19 @@ def draft(root: Path, options: StudyOptions, kinds: tuple[RunKind, ...] = ()) ->
     )
 
 
-def _memory_bytes(options: StudyOptions) -> int:
-    """Available memory; on resume as the interrupted study found it: other memory gives other cohorts, other runs."""
+def here(root: Path, options: StudyOptions) -> Site:
+    """This machine."""
+    from harness.study.site import Here  # noqa: PLC0415 - it knows this module
+
+    return Here(root, options)
+
+
+def _as_before(options: StudyOptions, machine: Machine) -> Machine:
+    """On resume with the memory that the interrupted study found: other memory gives other cohorts, other runs."""
     kept = read_info(options.out) if options.resume else None
     if kept is not None and kept.suite == options.suite and kept.memory_available_bytes:
-        return kept.memory_available_bytes
-    return psutil.virtual_memory().available
+        return replace(machine, memory_available_bytes=kept.memory_available_bytes)
+    return machine
 
 
 def _without_text_on_proxies(suite: Suite, chosen: Weights) -> tuple[Suite, dict[str, str]]:
@@ -111,19 +124,6 @@ def _without_text_on_proxies(suite: Suite, chosen: Weights) -> tuple[Suite, dict
     reason = "text needs a vocabulary, which proxies do not have: --weights released"
     kept = tuple(one for one in suite.experiments if one not in text)
     return msgspec.structs.replace(suite, experiments=kept), {f"experiment {one.name}": reason for one in text}
-
-
-def _device_kind(options: StudyOptions) -> DeviceKind:
-    if options.device == AUTO:
-        return detect_device.detect()
-    try:
-        kind = DeviceKind(options.device)
-    except ValueError:
-        known = ", ".join((AUTO, *(kind.value for kind in DeviceKind)))
-        raise UsageError(f"there is no device {options.device!r}", where="--device", cure=f"one of {known}") from None
-    if not options.fake:
-        detect_device.require(kind)
-    return kind
 
 
 def _only(suite: Suite, kinds: tuple[RunKind, ...]) -> Suite:
@@ -160,13 +160,6 @@ def _weights(options: StudyOptions, device: Device, known: Registry, suite: Suit
     return Weights.RELEASED if weights.weights_at_hand(known, names, where) else device.default_weights
 
 
-def usable_cores() -> int:
-    """Physical cores that this process may run on."""
-    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(physical, affinity))
-
-
 def environment(root: Path, options: StudyOptions) -> Environment:
     """Native, or a container per run.
 
@@ -175,9 +168,9 @@ def environment(root: Path, options: StudyOptions) -> Environment:
     """
     if options.environment is EnvironmentKind.NATIVE:
         return NativeEnvironment(root, build_id(options))
-    from harness.study.environments import container  # noqa: PLC0415 - docker loads only where it is used
+    from harness.study.environments import workers  # noqa: PLC0415 - docker loads only where it is used
 
-    return container.environment(root, build_id(options), _device_kind(options))
+    return workers.environment(root, build_id(options), here(root, options).device())
 
 
 def build_id(options: StudyOptions) -> str:
@@ -185,25 +178,25 @@ def build_id(options: StudyOptions) -> str:
     return EngineKind.FAKE.value if options.fake else f"llama-cpp-python {version('llama-cpp-python')}"
 
 
-def gates(device: Device, out: Path) -> tuple[Gate, ...]:
-    """What must be so before a run begins on this device."""
+def gates(device: Device, out: Path, ask: Ask = ask_program) -> tuple[Gate, ...]:
+    """What must be so before a run begins on this device; `ask` asks its programs."""
     always: list[Gate] = [
         TemperatureBand(highest_celsius=device.maximum_start_celsius),
-        NoThrottling(),
-        LowPowerModeOff(),
-        AcPower(),
+        NoThrottling(ask=ask),
+        LowPowerModeOff(ask=ask),
+        AcPower(ask=ask),
         FreeDisk(folder=out, needed_bytes=RECORDS_BYTES),
     ]
     if device.power_mode:
-        always.append(NvpModel(mode=device.power_mode))
+        always.append(NvpModel(mode=device.power_mode, ask=ask))
     if device.jetson_clocks:
         always.append(JetsonClocks())
     return tuple(always)
 
 
-def wishes(device: Device) -> tuple[Gate, ...]:
+def wishes(device: Device, sleep: Sleep = time.sleep) -> tuple[Gate, ...]:
     """What is waited for a little; a run that begins all the same is judged by its own counters."""
-    return (ForeignLoad(highest_cpus=device.foreign_load_cores),)
+    return (ForeignLoad(highest_cpus=device.foreign_load_cores, sleep=sleep),)
 
 
 def expected_s(cohort: plan.Cohort) -> float:
@@ -218,9 +211,10 @@ def expected_s(cohort: plan.Cohort) -> float:
 
 
 def _turn_s(experiment: Experiment, cell: Cell) -> float:
-    decode_s = experiment.decode_seconds or 0.03 * experiment.decode_tokens
+    decode_s = cell.workload.decode_seconds or 0.03 * experiment.decode_tokens
+    bursts = 2 if experiment.sampler_cost else 1
     prefill_s = 0.015 * cell.workload.prompt_tokens / experiment.prefill_every if experiment.prefill_every else 0.0
-    return 1.2 * decode_s + prefill_s
+    return 1.2 * decode_s * bursts + prefill_s
 
 
 def planned_minutes(drafted: Draft) -> float:

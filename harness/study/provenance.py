@@ -11,7 +11,6 @@ from pathlib import Path
 from harness.protocol import WorkerFacts
 from harness.records import GateWait, Host, Provenance, Record, Telemetry
 from harness.study.cohort import Outcome
-from harness.study.power_mode import describe as describe_power_mode
 from harness.study.taints import burst_taints
 from harness.study.telemetry_taints import telemetry_taints, with_doubts
 from harness.terms import EngineKind, Origin
@@ -73,15 +72,15 @@ def _ask_git(root: Path, *arguments: str) -> str:
 
 
 def make_record(
-    outcome: Outcome, study: StudyFacts, telemetry: Telemetry | None, gates: tuple[GateWait, ...]
+    outcome: Outcome, study: StudyFacts, telemetry: Telemetry | None, gates: tuple[GateWait, ...], power_mode: str
 ) -> Record:
-    """One outcome as the line that is kept."""
+    """One outcome as the line that is kept; `power_mode` as it stands at its end."""
     own = burst_taints(outcome.measured) if outcome.measured else ()
     sensed = telemetry_taints(telemetry, outcome.measured, clocks_pinned=study.clocks_pinned) if telemetry else ()
     return Record(
         spec=outcome.spec,
         origin=Origin.SYNTHETIC if outcome.spec.engine is EngineKind.FAKE else study.origin,
-        provenance=_provenance(outcome.facts or _unknown_facts(), study),
+        provenance=_provenance(outcome.facts or _unknown_facts(), study, power_mode),
         termination=outcome.termination,
         measured=outcome.measured,
         telemetry=with_doubts(telemetry) if telemetry else None,
@@ -105,7 +104,7 @@ def _unknown_facts() -> WorkerFacts:
     )
 
 
-def _provenance(facts: WorkerFacts, study: StudyFacts) -> Provenance:
+def _provenance(facts: WorkerFacts, study: StudyFacts, power_mode: str) -> Provenance:
     return Provenance(
         bundle_version=study.bundle_version,
         git_commit=study.git_commit,
@@ -118,6 +117,6 @@ def _provenance(facts: WorkerFacts, study: StudyFacts) -> Provenance:
         image_digest=study.image_digest,
         python=facts.python,
         host=facts.host,
-        power_mode=describe_power_mode(),
+        power_mode=power_mode,
         taken_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )

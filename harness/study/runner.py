@@ -13,7 +13,7 @@ import msgspec
 from harness.clock import now_ns
 from harness.protocol import Task
 from harness.records import SCHEMA_VERSION, GateWait, RunSpec, Telemetry, Termination
-from harness.study import machine_state
+from harness.study import machine_state, power_mode
 from harness.study import plan as planning
 from harness.study.cohort import CohortRun, Outcome, Session, stopped
 from harness.study.environments.base import Environment
@@ -23,6 +23,7 @@ from harness.study.plan import Cohort, ModelKey, Plan
 from harness.study.progress import Progress
 from harness.study.provenance import StudyFacts, make_record
 from harness.study.sampler import SamplerHandle, SamplerLost
+from harness.study.site import OwnView, View
 from harness.study.store import DatasetInfo, PlannedRun, Store, read_info
 from harness.study.weights import Located
 from harness.terms import Ending, Quantity, RunKind, TokenSource
@@ -69,6 +70,7 @@ class Study:
     idle_s: float
     minutes: float
     left_out: Mapping[str, str]  # what the suite names and this study can't run, with its reason
+    view: View = field(default_factory=OwnView)  # of the machine that is measured
 
 
 class Runner:
@@ -169,13 +171,17 @@ class Runner:
         return outcomes
 
     def _state(self) -> MachineState:
-        return machine_state.read()
+        view = self._study.view
+        view.refresh()
+        return machine_state.read(view.root, view.ask)
 
     def _wait(self, gates: tuple[Gate, ...], timeout_s: float) -> tuple[GateWait, ...]:
         return wait_until_fit(
             gates,
+            root=self._study.view.root,
             timeout_s=timeout_s,
             on_wait=self._on_wait,
+            refresh=self._study.view.refresh,
         )
 
     def _on_wait(self, gate: str, reason: str, _waited_ns: int) -> None:
@@ -213,16 +219,19 @@ class Runner:
         return Task(spec=spec, model_path=str(self._study.located[cell.key].path), prompt_text=text)
 
     def _keep(self, outcome: Outcome, waits: tuple[GateWait, ...]) -> None:
-        telemetry = self._telemetry(outcome)
-        self._study.store.append(make_record(outcome, self._study.facts, telemetry, waits))
+        telemetry, view = self._telemetry(outcome), self._study.view
+        mode = power_mode.describe(view.root, view.ask)
+        self._study.store.append(make_record(outcome, self._study.facts, telemetry, waits, mode))
 
     def _telemetry(self, outcome: Outcome) -> Telemetry:
         """What the sampler saw; without one the reason."""
-        start_ns, end_ns = outcome.started_ns, outcome.ended_ns or now_ns()
+        offset_ns = self._study.view.offset_ns  # samples bear the time of the machine that is measured
+        start_ns, end_ns = outcome.started_ns + offset_ns, (outcome.ended_ns or now_ns()) + offset_ns
         if self._sampler is not None:
             try:
                 telemetry = self._sampler.collect(start_ns, end_ns)
-                return msgspec.structs.replace(telemetry, idle_windows=outcome.idle)
+                idle = tuple((start + offset_ns, end + offset_ns) for start, end in outcome.idle)
+                return msgspec.structs.replace(telemetry, idle_windows=idle)
             except SamplerLost as lost:
                 self._lose_sampler(lost)
         absent = {"energy": self._why_no_telemetry}

@@ -15,6 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import msgspec
 
@@ -33,24 +34,31 @@ class SamplerLost(EnvironmentLacking):
     """The sampler process died or does not answer: runs go on without telemetry, and say so."""
 
 
-class SamplerHandle:
-    """A running sampler; use `start`."""
+class SamplerPipe(Protocol):
+    """The way to a sampler process and back; lines are whole."""
 
-    def __init__(self, process: subprocess.Popen[bytes], events_fd: int) -> None:
-        self._process = process
-        self._events_fd = events_fd
+    pid: int  # 0: of another machine
+
+    def send(self, line: bytes) -> None:
+        """BrokenPipeError when it is gone."""
+
+    def line(self, timeout_s: float) -> bytes:
+        """The next line; empty at the end, TimeoutError when none comes in time."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def end(self) -> None:
+        """Close its input, wait some seconds, then end it by force."""
+
+
+class ChildPipe:
+    """A sampler that is a child of this process."""
+
+    def __init__(self, python: Path | str = sys.executable) -> None:
+        self._events_fd, theirs = os.pipe()
         self._rest = b""
-        self.ready: protocol.Ready
-
-    @classmethod
-    def start(cls, request: protocol.Start, *, python: Path | str = sys.executable) -> SamplerHandle:
-        """Start a sampler and wait for its handshake; `handle.ready` then holds its channels.
-
-        Raises:
-            SamplerLost: no handshake within 20 s.
-        """
-        ours, theirs = os.pipe()
-        process = subprocess.Popen(
+        self._process = subprocess.Popen(
             [str(python), "-m", "harness.measure.telemetry", "--events-fd", str(theirs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -59,7 +67,71 @@ class SamplerHandle:
             cwd=Path(harness.__file__).parents[1],  # where `-m` finds the package, wherever the study was called from
         )
         os.close(theirs)
-        handle = cls(process, ours)
+        self.pid = self._process.pid
+
+    def send(self, line: bytes) -> None:
+        """Through its stdin."""
+        stdin = self._process.stdin
+        if stdin is None or stdin.closed:
+            raise BrokenPipeError("was stopped")
+        stdin.write(line)
+
+    def line(self, timeout_s: float) -> bytes:
+        """From a descriptor of its own; answers may be megabytes long."""
+        deadline = time.monotonic() + timeout_s
+        parts = [self._rest]
+        while b"\n" not in parts[-1]:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not select.select([self._events_fd], [], [], left_s)[0]:
+                raise TimeoutError
+            chunk = os.read(self._events_fd, _READ_BYTES)
+            if not chunk:
+                return b""
+            parts.append(chunk)
+        line, _, self._rest = b"".join(parts).partition(b"\n")
+        return line
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self.end()
+
+    def end(self) -> None:
+        """Close the pipes; wait, then terminate, then kill."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        for force in (self._process.terminate, self._process.kill):
+            try:
+                self._process.wait(_STOP_S)
+                break
+            except subprocess.TimeoutExpired:
+                force()
+        self._process.wait()
+        if self._events_fd >= 0:
+            os.close(self._events_fd)
+            self._events_fd = -1
+
+
+class SamplerHandle:
+    """A running sampler; use `start` or `over`."""
+
+    def __init__(self, pipe: SamplerPipe) -> None:
+        self._pipe = pipe
+        self.ready: protocol.Ready
+
+    @classmethod
+    def start(cls, request: protocol.Start, *, python: Path | str = sys.executable) -> SamplerHandle:
+        """Start a sampler here and wait for its handshake; `handle.ready` then holds its channels.
+
+        Raises:
+            SamplerLost: no handshake within 20 s.
+        """
+        return cls.over(ChildPipe(python), request)
+
+    @classmethod
+    def over(cls, pipe: SamplerPipe, request: protocol.Start) -> SamplerHandle:
+        """As `start`, for a process that runs already."""
+        handle = cls(pipe)
         try:
             handle._send(protocol.encode(request))
             handle.ready = handle._ready()
@@ -70,8 +142,8 @@ class SamplerHandle:
 
     @property
     def pid(self) -> int:
-        """Process id of the sampler."""
-        return self._process.pid
+        """Process id of the sampler; 0 on another machine."""
+        return self._pipe.pid
 
     def collect(self, start_ns: int, end_ns: int) -> Telemetry:
         """All samples of a span of the monotonic clock; waits up to 2 s beyond its end for samples that close it.
@@ -97,13 +169,12 @@ class SamplerHandle:
             telemetry = self._telemetry(ANSWER_S)
         except SamplerLost:
             telemetry = None
-        self._end()
+        self._pipe.end()
         return telemetry
 
     def kill(self) -> None:
         """End the sampler at once."""
-        self._process.kill()
-        self._end()
+        self._pipe.kill()
 
     def __enter__(self) -> SamplerHandle:
         return self
@@ -117,11 +188,8 @@ class SamplerHandle:
         self._send(protocol.encode(command))
 
     def _send(self, line: bytes) -> None:
-        stdin = self._process.stdin
-        if stdin is None or stdin.closed:
-            raise self._lost("was stopped")
         try:
-            stdin.write(line)
+            self._pipe.send(line)
         except BrokenPipeError:
             raise self._lost("has ended") from None
 
@@ -138,37 +206,16 @@ class SamplerHandle:
             raise self._lost(f"answered nonsense ({error})") from None
 
     def _line(self, timeout_s: float) -> bytes:
-        """The next whole line."""
-        deadline = time.monotonic() + timeout_s
-        parts = [self._rest]
-        while b"\n" not in parts[-1]:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not select.select([self._events_fd], [], [], left_s)[0]:
-                raise self._lost(f"gave no answer within {timeout_s:.0f} s")
-            chunk = os.read(self._events_fd, _READ_BYTES)
-            if not chunk:
-                raise self._lost("has ended")
-            parts.append(chunk)
-        line, _, self._rest = b"".join(parts).partition(b"\n")
+        try:
+            line = self._pipe.line(timeout_s)
+        except TimeoutError:
+            raise self._lost(f"gave no answer within {timeout_s:.0f} s") from None
+        if not line:
+            raise self._lost("has ended")
         return line
 
     def _lost(self, what: str) -> SamplerLost:
         return SamplerLost(f"the sampler {what}", where="telemetry", cure="see its words on stderr; ./artifact doctor")
-
-    def _end(self) -> None:
-        """Close the pipes; wait, then terminate, then kill."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        for force in (self._process.terminate, self._process.kill):
-            try:
-                self._process.wait(_STOP_S)
-                break
-            except subprocess.TimeoutExpired:
-                force()
-        self._process.wait()
-        if self._events_fd >= 0:
-            os.close(self._events_fd)
-            self._events_fd = -1
 
 
 def cut(telemetry: Telemetry, start_ns: int, end_ns: int) -> Telemetry:

@@ -32,9 +32,10 @@ from harness.protocol import Task, Turn
 from harness.records import Record
 from harness.study import plan as planning
 from harness.study.config import Variation
-from harness.study.environments import container, images, sandbox
-from harness.study.environments.container import ContainerEnvironment, ContainerProcess
+from harness.study.environments import container, image_build, images, sandbox, workers
 from harness.study.environments.images import BuildOptions
+from harness.study.environments.process import ContainerProcess
+from harness.study.environments.workers import ContainerEnvironment
 from harness.study.link import Limits, Link, LinkBroken
 from harness.study.runner import Runner, StopFlag
 from harness.study.store import Store, read
@@ -106,14 +107,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
         docker_engine.import_base(address, CACHE)
         words: list[str] = []
         options = BuildOptions(wheelhouse=wheels, base=docker_engine.BASE)
-        image_id = container.build(root, DeviceKind.CPU, options, words.append)
+        image_id = image_build.build(root, DeviceKind.CPU, options, words.append)
         yield Built(root, address, image_id, tiny_weights(folder), tuple(words))
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
 @pytest.fixture
 def environment(built: Built) -> Iterator[ContainerEnvironment]:
-    made = container.environment(built.root, BUILD_ID)
+    made = workers.environment(built.root, BUILD_ID)
     yield made
     made.close()
     assert docker_engine.docker(built.address, "ps", "-aq") == ""
@@ -260,13 +261,13 @@ def test_a_killed_runner_leaves_nothing_that_the_next_one_does_not_remove(built:
     foreign = docker_engine.docker(built.address, "create", "--entrypoint", "true", built.image_id)
     try:
         until_running(built, f"{sandbox.LABEL_PID}={runner.pid}", 1)
-        container.environment(built.root, BUILD_ID).close()  # the runner lives: its container stays
+        workers.environment(built.root, BUILD_ID).close()  # the runner lives: its container stays
         assert len(ids(built, "-q", sandbox.LABEL_RUN)) == 1
         os.kill(runner.pid, signal.SIGKILL)
         runner.wait()
         until_running(built, sandbox.LABEL_RUN, 0)  # its input ended, so it ended
         assert len(ids(built, "-aq", sandbox.LABEL_RUN)) == 1
-        container.environment(built.root, BUILD_ID).close()
+        workers.environment(built.root, BUILD_ID).close()
         assert docker_engine.docker(built.address, "ps", "-aq", "--no-trunc") == foreign
     finally:
         runner.kill()
@@ -276,15 +277,15 @@ def test_a_killed_runner_leaves_nothing_that_the_next_one_does_not_remove(built:
 
 def abandoned_runner(built: Built, folder: Path) -> subprocess.Popen[bytes]:
     """A process that starts a worker and then does nothing."""
-    environment = container.environment(built.root, BUILD_ID)
+    environment = workers.environment(built.root, BUILD_ID)
     task = folder / "task.json"
     task.write_bytes(protocol.encode(task_of(built, environment)))
     environment.close()
     script = f"""
 import pathlib, time
 from harness import protocol
-from harness.study.environments import container
-made = container.environment(pathlib.Path({str(built.root)!r}), "test")
+from harness.study.environments import workers
+made = workers.environment(pathlib.Path({str(built.root)!r}), "test")
 worker = made.start(protocol.decode_task(pathlib.Path({str(task)!r}).read_bytes()))
 time.sleep(600)
 """
@@ -292,7 +293,7 @@ time.sleep(600)
 
 
 def test_closing_removes_what_still_runs(built: Built) -> None:
-    environment = container.environment(built.root, BUILD_ID)
+    environment = workers.environment(built.root, BUILD_ID)
     worker = environment.start(task_of(built, environment))
     assert docker_engine.docker(built.address, "ps", "-q")
     environment.close()
@@ -316,13 +317,13 @@ def test_an_image_of_another_state_is_refused(built: Built, tmp_path: Path) -> N
     changed = copy_checkout(tmp_path / "changed")
     (changed / "harness" / "clock.py").write_text("# changed\n")
     with pytest.raises(EnvironmentLacking, match=r"another state of this checkout.*artifact build --device cpu"):
-        container.environment(changed, BUILD_ID)
+        workers.environment(changed, BUILD_ID)
 
 
 def test_a_build_that_fails_says_why(built: Built) -> None:
     options = BuildOptions(wheelhouse=CACHE / "wheelhouse", base="moe-test-nowhere:none")
     with pytest.raises(EnvironmentLacking, match="--base"):
-        container.build(built.root, DeviceKind.CPU, options, lambda _line: None)
+        image_build.build(built.root, DeviceKind.CPU, options, lambda _line: None)
 
 
 def test_the_locks_are_installable_on_a_jetson(tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ def test_two_engines_build_the_same_layers(built: Built, tmp_path: Path) -> None
     with pytest.MonkeyPatch.context() as patch, docker_engine.engine(tmp_path / "other") as address:
         patch.setenv("DOCKER_HOST", address)
         docker_engine.import_base(address, CACHE)
-        image_id = container.build(built.root, DeviceKind.CPU, options, lambda _line: None)
+        image_id = image_build.build(built.root, DeviceKind.CPU, options, lambda _line: None)
         again = contents(address, image_id, tmp_path / "again.tar")
     first = contents(built.address, built.image_id, tmp_path / "first.tar")
     subprocess.run(["rm", "-rf", str(tmp_path / "other")], check=True)

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from harness.errors import EnvironmentLacking, UsageError
 from harness.protocol import Task
-from harness.study.environments import container, engine_errors, images, sandbox
+from harness.study.environments import engine_errors, image_build, images, sandbox, workers
 from harness.study.environments.attached import Demultiplexer
 from harness.study.environments.images import BuildOptions
 from harness.study.environments.sandbox import Owner
@@ -156,36 +156,31 @@ def test_an_owner_is_known_by_ticks_since_boot(tmp_path: Path) -> None:
         assert Owner.this().started == ours.read_text().rpartition(") ")[2].split()[19]
 
 
-class Answers:
-    """An engine that only tells of itself."""
-
-    def __init__(self, runtimes: tuple[str, ...]) -> None:
-        self._runtimes = runtimes
-
-    def info(self) -> dict[str, Any]:
-        return {"Name": "board", "Runtimes": {name: {} for name in self._runtimes}}
+def engine_info(runtimes: tuple[str, ...]) -> dict[str, Any]:
+    """What an engine tells of itself."""
+    return {"Name": "board", "Runtimes": {name: {} for name in runtimes}}
 
 
 def test_a_gpu_needs_the_runtime_and_a_jetson_its_release(tmp_path: Path) -> None:
     image = KNOWN.images["l4t"]
     with pytest.raises(EnvironmentLacking, match=r"no runtime `nvidia`.*nvidia-ctk runtime configure"):
-        container.require_device(Answers(("runc",)), image, tmp_path)
+        image_build.require_device(engine_info(("runc",)), image, tmp_path)
     with pytest.raises(EnvironmentLacking, match=r"not told, the image is made for R36"):
-        container.require_device(Answers(("runc", "nvidia")), image, tmp_path)
+        image_build.require_device(engine_info(("runc", "nvidia")), image, tmp_path)
     release = tmp_path / "etc" / "nv_tegra_release"
     release.parent.mkdir()
     release.write_text("# R35 (release), REVISION: 4.1, GCID: 1\n")
     with pytest.raises(EnvironmentLacking, match=r"R35 revision 4.1, the image is made for R36.*JetPack 6"):
-        container.require_device(Answers(("nvidia",)), image, tmp_path)
+        image_build.require_device(engine_info(("nvidia",)), image, tmp_path)
     release.write_text("# R36 (release), REVISION: 4.3, GCID: 1\n")
-    container.require_device(Answers(("nvidia",)), image, tmp_path)
-    container.require_device(Answers(("runc",)), KNOWN.images["linux"], tmp_path)
+    image_build.require_device(engine_info(("nvidia",)), image, tmp_path)
+    image_build.require_device(engine_info(("runc",)), KNOWN.images["linux"], tmp_path)
 
 
 def test_without_an_engine_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
     with pytest.raises(EnvironmentLacking, match=r"no Docker engine answers.*--env native"):
-        container.environment(ROOT, "build")
+        workers.environment(ROOT, "build")
 
 
 @pytest.mark.parametrize(

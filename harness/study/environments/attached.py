@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from harness.study.environments.lines import Lines
@@ -67,8 +68,9 @@ class Demultiplexer:
 class Stream:
     """The attached connection: a socket, wrapped in a reader by the SDK, or a channel of ssh."""
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, on_close: Callable[[], None] = lambda: None) -> None:
         self._raw = raw  # keeps the response alive to which the socket belongs
+        self._on_close = on_close
         self._socket: Any = getattr(raw, "_sock", raw)
         self._socket.settimeout(None)
 
@@ -82,7 +84,7 @@ class Stream:
             return None
         try:
             return bytes(self._socket.recv(READ_BYTES))
-        except ConnectionResetError:
+        except OSError:  # reset by the other end
             return b""
 
     def end_input(self) -> None:
@@ -100,3 +102,4 @@ class Stream:
             if part is not None:
                 with contextlib.suppress(OSError):
                     part.close()
+        self._on_close()

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from harness.errors import EnvironmentLacking
 from harness.protocol import Task
 from harness.terms import EnvironmentKind
+
+
+class HostLost(EnvironmentLacking):
+    """The engine no longer answers: nothing is known of the runs under way, so nothing is recorded of them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class WorkerProcess(Protocol):
         """Make it write its Python stack to stderr: the last thing known of a worker that hangs."""
 
     def wait(self) -> Exit:
-        """How it ended; kills it when it does not end within some seconds."""
+        """How it ended; kills it when it does not end within some seconds; HostLost when nobody can tell."""
 
     def last_words(self) -> str:
         """The tail of what it and native code wrote to stderr."""

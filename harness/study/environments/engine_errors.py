@@ -28,7 +28,7 @@ def unreachable(error: Exception, where: str) -> EnvironmentLacking:
     return EnvironmentLacking(f"the Docker engine can't be used: {words}", where=where, cure="see `docker version`")
 
 
-def refused(words: str) -> EnvironmentLacking:
+def refused(words: str, where: str = "Docker") -> EnvironmentLacking:
     """The engine answers, but will not do what was asked."""
     lowered = words.lower()
     cure = "./artifact doctor"
@@ -38,7 +38,7 @@ def refused(words: str) -> EnvironmentLacking:
         cure = RUNTIME_CURE
     elif "docker-init" in lowered:
         cure = "install tini (docker-init), a part of Docker Engine"
-    return EnvironmentLacking(words, where="Docker", cure=cure)
+    return EnvironmentLacking(words, where=where, cure=cure)
 
 
 def failed_build(words: str, where: str) -> EnvironmentLacking:

@@ -80,17 +80,31 @@ def inside(task: Task) -> Task:
     return Task(spec=task.spec, model_path=f"{MODEL_FOLDER}/{Path(task.model_path).name}", prompt_text=task.prompt_text)
 
 
-def host_options(task: Task, device: DeviceKind, cpus: str, root: Path = Path("/")) -> dict[str, Any]:
-    """Options of the host configuration, in the words of the Docker SDK.
+def host_options(
+    task: Task, device: DeviceKind, cpus: str, root: Path = Path("/"), *, remote: bool = False
+) -> dict[str, Any]:
+    """Options of a worker's host configuration, in the words of the Docker SDK.
 
     Args:
         task: which weights, and which memory limit.
         device: decides about GPU access.
         cpus: list of CPUs as cpuset writes it; empty: all.
         root: stands for "/".
+        remote: the engine is another machine's: weights lie there in a volume, and nothing is known of its files.
     """
     limit = task.spec.settings.memory_limit_bytes
-    options: dict[str, Any] = {
+    mounts = _volume_of(task) if remote else _mounts(task, device, root)
+    options = shut() | {"mounts": mounts}
+    if limit:
+        options |= {"mem_limit": limit, "memswap_limit": limit}
+    if cpus:
+        options["cpuset_cpus"] = cpus
+    return options | accelerator(device, None if remote else root)
+
+
+def shut() -> dict[str, Any]:
+    """What every container of ours is denied."""
+    return {
         "network_mode": "none",
         "read_only": True,
         "cap_drop": ["ALL"],
@@ -100,13 +114,19 @@ def host_options(task: Task, device: DeviceKind, cpus: str, root: Path = Path("/
         "tmpfs": {"/tmp": f"rw,noexec,nosuid,nodev,size={TMPFS_BYTES}"},  # noqa: S108 - inside the container
         "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "log_config": {"type": "none"},  # events pass through the attached stream; the engine keeps no second copy
-        "mounts": _mounts(task, device, root),
     }
-    if limit:
-        options |= {"mem_limit": limit, "memswap_limit": limit}
-    if cpus:
-        options["cpuset_cpus"] = cpus
-    return options | _accelerator(device, root)
+
+
+def volume(sha256: str) -> str:
+    """Name of the volume that holds one model on another machine."""
+    return f"moe-bundle-{sha256[:16]}"
+
+
+def _volume_of(task: Task) -> list[dict[str, object]]:
+    if not _has_weights(task):
+        return []
+    name = volume(task.spec.model.sha256)
+    return [{"Type": "volume", "Source": name, "Target": MODEL_FOLDER, "ReadOnly": True}]
 
 
 def _has_weights(task: Task) -> bool:
@@ -117,24 +137,30 @@ def _mounts(task: Task, device: DeviceKind, root: Path) -> list[dict[str, object
     found = []
     if _has_weights(task):
         source = Path(task.model_path).resolve()
-        found.append(_read_only(source, f"{MODEL_FOLDER}/{Path(task.model_path).name}"))
+        found.append(read_only(source, f"{MODEL_FOLDER}/{Path(task.model_path).name}"))
     if device is DeviceKind.JETSON:
         names = [name for name in (SOCKET, RELEASE) if (root / name).exists()]
-        found += [_read_only(root / name, f"/{name}") for name in names]
+        found += [read_only(root / name, f"/{name}") for name in names]
     return found
 
 
-def _read_only(source: Path, target: str) -> dict[str, object]:
+def read_only(source: Path, target: str) -> dict[str, object]:
+    """A file or folder of the engine's machine, not to be written to."""
     return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True}
 
 
-def _accelerator(device: DeviceKind, root: Path) -> dict[str, Any]:
-    """A Jetson's GPU comes with the runtime `nvidia`, never by device requests (they fail in its csv mode)."""
+def accelerator(device: DeviceKind, root: Path | None) -> dict[str, Any]:
+    """A Jetson's GPU comes with the runtime `nvidia`, never by device requests (they fail in its csv mode).
+
+    root: stands for "/"; None: of another machine, whose groups are not known.
+    """
     if device is DeviceKind.CUDA:
         return {"device_requests": [{"Driver": "", "Count": -1, "Capabilities": [["gpu"]]}]}
     if device is not DeviceKind.JETSON:
         return {}
     options: dict[str, Any] = {"runtime": "nvidia"}
+    if root is None:
+        return options
     try:
         options["group_add"] = [(root / SOCKET).stat().st_gid]
     except FileNotFoundError:
