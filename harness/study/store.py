@@ -69,6 +69,12 @@ def read_info(folder: Path) -> DatasetInfo | None:
         raise IntegrityError(f"not a dataset description: {error}", where=str(path), cure=cure) from None
 
 
+def _as_wanted(record: Record) -> bool:
+    """Whether a run ended as it should; under a memory limit "out of memory" is an answer, not a failure."""
+    ending = record.termination.ending
+    return ending is Ending.OK or (ending is Ending.OOM and record.spec.settings.memory_limit_bytes > 0)
+
+
 Opener = Callable[[Path], BinaryIO]
 
 
@@ -125,7 +131,7 @@ class Store:
 
     def _remember(self, record: Record) -> None:
         self._finished.add(record.spec.run_id)
-        if record.termination.ending is not Ending.OK:
+        if not _as_wanted(record):
             self._failed.add(record.spec.run_id)
 
     @property
