@@ -7,15 +7,16 @@ one clock for windows and readings.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis.energy_truth import ENERGY, fault
-from harness.analysis.energy_windows import Curve, Floats, WindowEnergies, combined_error_mj
+from harness.analysis.energy_truth import ENERGY, Readings, fault
+from harness.analysis.energy_windows import Curve, Floats, WindowEnergies, combined_error_mj, joined
 from harness.analysis.stats import Interval, interval_of_mean
-from harness.records import Burst, Channel, Struct, Telemetry
+from harness.records import Burst, Struct, Telemetry
 from harness.terms import BurstKind, Quality, Quantity
 from harness.units import NS_PER_S
 
@@ -127,19 +128,36 @@ class _Part:
     energies: WindowEnergies
     tokens: Floats
     durations_ns: Floats
+    left_out: int  # windows without an energy
     update_ns: float
     idle: _Idle | str  # or why there is none
     drifted: bool
 
-    @property
-    def energy_mj(self) -> Floats:
-        """Of the windows that have one."""
-        return self.energies.energy_mj[self.energies.good]
+
+@dataclass(frozen=True, kw_only=True)
+class _Pool:
+    """All windows of several runs; arrays are joined once, because runs may be thousands."""
+
+    energies: tuple[WindowEnergies, ...]
+    energy_mj: Floats
+    tokens: Floats
+    durations_ns: Floats
+    ends: tuple[int, ...]  # where the windows of each run end
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part]) -> _Pool:
+        energies = tuple(part.energies for part in parts)
+        return cls(
+            energies=energies,
+            energy_mj=joined(energies, "energy_mj"),
+            tokens=np.concatenate([part.tokens for part in parts]),
+            durations_ns=np.concatenate([part.durations_ns for part in parts]),
+            ends=tuple(itertools.accumulate(part.tokens.size for part in parts)),
+        )
 
     @property
-    def left_out(self) -> int:
-        """Windows that have none."""
-        return len(self.energies.reasons) - self.tokens.size
+    def duration_s(self) -> float:
+        return float(self.durations_ns.sum()) / NS_PER_S
 
 
 def cell_energy(
@@ -152,9 +170,9 @@ def cell_energy(
     parts: dict[tuple[ChannelId, BurstKind], list[_Part]] = {}
     refusals: list[Refusal] = []
     for run in runs:
-        for channel in run.telemetry.channels:
-            if channel.quantity in ENERGY:
-                _add_channel(run, channel, kinds, parts, refusals)
+        channels = [Readings.of(channel) for channel in run.telemetry.channels if channel.quantity in ENERGY]
+        for readings in channels:
+            _add_channel(run, readings, channels, kinds, parts, refusals)
     figures = []
     for (channel_id, kind), shares in parts.items():
         figure = _figure(channel_id, kind, shares)
@@ -175,11 +193,13 @@ def _unavailable(runs: Sequence[RunPower], refusals: Sequence[Refusal]) -> str:
 
 def _add_channel(
     run: RunPower,
-    channel: Channel,
+    readings: Readings,
+    channels: Sequence[Readings],
     kinds: Sequence[BurstKind],
     parts: dict[tuple[ChannelId, BurstKind], list[_Part]],
     refusals: list[Refusal],
 ) -> None:
+    channel = readings.channel
     key = ChannelId(
         source=channel.source,
         name=channel.name,
@@ -188,11 +208,11 @@ def _add_channel(
         quantity=channel.quantity,
     )
     work = [(window.start_ns, window.end_ns) for window in run.windows if window.kind is not BurstKind.IDLE]
-    reason = fault(channel, run.telemetry.channels, work)
+    reason = fault(readings, channels, work)
     if reason:
         refusals.append(Refusal(channel=key, kind=None, run_id=run.run_id, reason=reason))
         return
-    curve = Curve(channel)
+    curve = Curve(readings)
     spans = _idle_spans(run)
     asked = {kind: [window for window in run.windows if window.kind is kind and window.tokens > 0] for kind in kinds}
     work = [(window.start_ns, window.end_ns) for windows in asked.values() for window in windows]
@@ -221,9 +241,10 @@ def _part(
         return f"{left_out} of {len(windows)} windows have no energy: {first}"
     return _Part(
         run_id=run.run_id,
-        energies=energies,
+        energies=energies.kept(),
         tokens=np.array([window.tokens for window in windows], dtype=np.float64)[good],
         durations_ns=np.array([window.end_ns - window.start_ns for window in windows], dtype=np.float64)[good],
+        left_out=left_out,
         update_ns=curve.update_ns,
         idle=idle,
         drifted=run.drifted or (isinstance(idle, _Idle) and idle.drift > IDLE_DRIFT),
@@ -257,41 +278,40 @@ def _idle(energies: WindowEnergies, spans: Sequence[tuple[int, int]]) -> _Idle |
 
 
 def _figure(channel: ChannelId, kind: BurstKind, parts: Sequence[_Part]) -> EnergyFigure | str:
-    updates = sum(int(part.energies.updates[part.energies.good].sum()) for part in parts)
+    pool = _Pool.of(parts)
+    updates = int(joined(pool.energies, "updates").sum())
     if updates < FEWEST_UPDATES:
-        return _too_short(parts, updates)
-    gross_mj = sum(float(part.energy_mj.sum()) for part in parts)
-    error_mj = combined_error_mj([part.energies for part in parts])
+        return _too_short(pool, max(part.update_ns for part in parts), updates)
+    error_mj = combined_error_mj(pool.energies)
     idle = _pooled_idle(parts)
     drifts = [part.idle.drift for part in parts if isinstance(part.idle, _Idle)]
     return EnergyFigure(
         channel=channel,
         kind=kind,
         run_ids=tuple(part.run_id for part in parts),
-        windows=sum(part.tokens.size for part in parts),
+        windows=pool.tokens.size,
         windows_left_out=sum(part.left_out for part in parts),
-        tokens=int(sum(part.tokens.sum() for part in parts)),
-        duration_ns=int(sum(part.durations_ns.sum() for part in parts)),
+        tokens=int(pool.tokens.sum()),
+        duration_ns=int(pool.durations_ns.sum()),
         updates=updates,
         short_window=updates < SHORT_UPDATES,
-        gross_mj=gross_mj,
+        gross_mj=float(pool.energy_mj.sum()),
         error_mj=error_mj,
-        gross_j_per_token=_per_token(parts, error_mj, idle_mw=0.0),
+        gross_j_per_token=_per_token(pool, error_mj, idle_mw=0.0),
         idle_mw=None if isinstance(idle, str) else idle.mean_mw,
         idle_drift=max(drifts, default=None),
-        net_j_per_token=None if isinstance(idle, str) else _net(_steady(parts), idle),
+        net_j_per_token=None if isinstance(idle, str) else _net(_Pool.of(_steady(parts)), idle),
         net_absent=idle if isinstance(idle, str) else "",
         drifted_run_ids=tuple(part.run_id for part in parts if part.drifted),
     )
 
 
-def _too_short(parts: Sequence[_Part], updates: int) -> str:
-    """Why a handful of readings gives no joule, with the cure in numbers."""
-    durations = np.concatenate([part.durations_ns for part in parts])
-    usual_s, update_s = float(np.median(durations)) / NS_PER_S, max(part.update_ns for part in parts) / NS_PER_S
+def _too_short(pool: _Pool, update_ns: float, updates: int) -> str:
+    """Why a handful of readings gives no joule, in numbers."""
+    usual_s, update_s = float(np.median(pool.durations_ns)) / NS_PER_S, update_ns / NS_PER_S
     return (
         f"short_window: windows of {usual_s:.3g} s are shorter than {FEWEST_UPDATES} sensor updates, one every "
-        f"{update_s:.2g} s; all {durations.size} windows together saw {updates}"
+        f"{update_s:.2g} s; all {pool.tokens.size} windows together saw {updates}"
     )
 
 
@@ -312,27 +332,22 @@ def _pooled_idle(parts: Sequence[_Part]) -> _Idle | str:
     return _Idle(mean_mw=sum(means) / len(means), error_mw=error_mw, drift=max(idle.drift for idle in known))
 
 
-def _net(parts: Sequence[_Part], idle: _Idle) -> Interval:
-    duration_s = sum(float(part.durations_ns.sum()) for part in parts) / NS_PER_S
-    error_mj = combined_error_mj([part.energies for part in parts]) + idle.error_mw * duration_s
-    return _per_token(parts, error_mj, idle_mw=idle.mean_mw)
+def _net(pool: _Pool, idle: _Idle) -> Interval:
+    error_mj = combined_error_mj(pool.energies) + idle.error_mw * pool.duration_s
+    return _per_token(pool, error_mj, idle_mw=idle.mean_mw)
 
 
-def _per_token(parts: Sequence[_Part], error_mj: float, *, idle_mw: float) -> Interval:
+def _per_token(pool: _Pool, error_mj: float, *, idle_mw: float) -> Interval:
     """Total joules over total tokens; the interval is the bootstrap's over windows, widened by the instrument's error.
 
     The ratio of sums is linearized about itself, so that windows of unequal length weigh by their tokens.
     """
-    series = [
-        ((part.energy_mj - idle_mw * part.durations_ns / NS_PER_S) / MJ_PER_J, part.tokens)
-        for part in parts
-        if part.tokens.size
-    ]
-    total = sum(float(tokens.sum()) for _, tokens in series)
-    ratio = sum(float(joules.sum()) for joules, _ in series) / total
-    mean_tokens = total / sum(tokens.size for _, tokens in series)
-    values = [ratio + (joules - ratio * tokens) / mean_tokens for joules, tokens in series]
-    spread = interval_of_mean(values if len(values) <= MANY_RUNS else [np.concatenate(values)])
+    joules = (pool.energy_mj - idle_mw * pool.durations_ns / NS_PER_S) / MJ_PER_J
+    total = float(pool.tokens.sum())
+    ratio = float(joules.sum()) / total
+    values = ratio + (joules - ratio * pool.tokens) / (total / pool.tokens.size)
+    series = [values] if len(pool.ends) > MANY_RUNS else np.split(values, pool.ends[:-1])
+    spread = interval_of_mean([one for one in series if one.size])
     margin = error_mj / MJ_PER_J / total
     low, high = (ratio if bound is None else bound for bound in (spread.low, spread.high))
     return Interval(
@@ -368,52 +383,3 @@ def energy_ratio(candidate: EnergyFigure, baseline: EnergyFigure, *, net: bool =
         n=min(above.n, below.n),
         cohorts=min(above.cohorts, below.cohorts),
     )
-
-
-COLUMNS = (
-    "kind",
-    "scope",
-    "channel",
-    "source",
-    "quality",
-    "gross_j_per_token",
-    "gross_low_j_per_token",
-    "gross_high_j_per_token",
-    "net_j_per_token",
-    "net_low_j_per_token",
-    "net_high_j_per_token",
-    "error_percent",
-    "idle_mw",
-    "windows",
-    "windows_left_out",
-    "updates",
-    "remark",
-)
-
-
-def table_row(figure: EnergyFigure) -> dict[str, str | int | float | None]:
-    """One row of the energy table, keys as `COLUMNS`."""
-    gross, net = figure.gross_j_per_token, figure.net_j_per_token
-    remarks = ["short_window"] if figure.short_window else []
-    remarks += [f"no net energy: {figure.net_absent}"] if figure.net_absent else []
-    if figure.drifted_run_ids and net:
-        remarks.append(f"net without {len(figure.drifted_run_ids)} of {len(figure.run_ids)} runs: idle power drifted")
-    return {
-        "kind": figure.kind.value,
-        "scope": figure.channel.scope,
-        "channel": figure.channel.name,
-        "source": figure.channel.source,
-        "quality": figure.channel.quality.value,
-        "gross_j_per_token": gross.value,
-        "gross_low_j_per_token": gross.low,
-        "gross_high_j_per_token": gross.high,
-        "net_j_per_token": net.value if net else None,
-        "net_low_j_per_token": net.low if net else None,
-        "net_high_j_per_token": net.high if net else None,
-        "error_percent": 100 * figure.error_mj / figure.gross_mj if figure.gross_mj else None,
-        "idle_mw": figure.idle_mw,
-        "windows": figure.windows,
-        "windows_left_out": figure.windows_left_out,
-        "updates": figure.updates,
-        "remark": "; ".join(remarks),
-    }

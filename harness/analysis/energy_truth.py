@@ -6,6 +6,7 @@ A telemetry that looks complete can still be wrong: sensors have read zero on re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,43 +24,62 @@ PLAUSIBLE_MW = (10.0, 5e6)  # outside it a unit has been mistaken: 10 mW to 5 kW
 _RAIL_SOURCES = ("jtop", "ina3221", "tegrastats")
 
 
-def fault(channel: Channel, others: Sequence[Channel], work: Sequence[Window]) -> str:
+@dataclass(frozen=True)
+class Readings:
+    """A channel with its samples as arrays, made once."""
+
+    channel: Channel
+    at_ns: NDArray[np.int64]
+    values: Floats
+
+    @classmethod
+    def of(cls, channel: Channel) -> Readings:
+        """The samples of a channel."""
+        return cls(channel, np.asarray(channel.at_ns, dtype=np.int64), np.asarray(channel.values, dtype=np.float64))
+
+
+def fault(readings: Readings, others: Sequence[Readings], work: Sequence[Window]) -> str:
     """Why a power or energy channel must not be believed; empty when nothing speaks against it.
 
     Args:
-        channel: the channel.
-        others: all channels of the telemetry; parts are held against their whole.
+        readings: the channel.
+        others: all power and energy channels of the run; parts are held against their whole.
         work: windows in which something computed.
     """
-    at_ns, values = np.asarray(channel.at_ns, dtype=np.int64), np.asarray(channel.values, dtype=np.float64)
-    reasons = (_shape(at_ns, values), _range(channel, values), _label(channel))
+    reasons = (_shape(readings), _range(readings), _label(readings.channel))
     early = next((reason for reason in reasons if reason), "")
     if early:
         return early
-    if channel.quantity is Quantity.ENERGY_MJ:
-        wrapped = _wrap(channel, at_ns, values)
+    if readings.channel.quantity is Quantity.ENERGY_MJ:
+        wrapped = _wrap(readings)
         if wrapped:
             return wrapped
-    return _stale(at_ns, values, work) or _power(channel) or _parts(channel, others)
+    return _stale(readings.at_ns, readings.values, work) or _power(readings) or _parts(readings, others)
 
 
-def _shape(at_ns: NDArray[np.int64], values: Floats) -> str:
+def _shape(readings: Readings) -> str:
+    at_ns, values = readings.at_ns, readings.values
     if len(values) < 2 or len(at_ns) != len(values):
         return f"missing: {len(values)} readings"
-    if np.any(np.diff(at_ns) <= 0):
+    if np.any(at_ns[1:] <= at_ns[:-1]):
         return "clock: timestamps do not rise"
     return "" if np.all(np.isfinite(values)) else "a reading is no number"
 
 
-def _range(channel: Channel, values: Floats) -> str:
-    if np.all(values == 0):
-        return "zero: the sensor reads 0 all the time"
-    if np.all(values == values[0]):
-        return f"constant: {len(values)} readings of {values[0]:g}"
-    if np.any(values < 0):
+def _range(readings: Readings) -> str:
+    values = readings.values
+    if len(values) == 0:
+        return "missing: 0 readings"
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest == highest:
+        if lowest == 0:
+            return "zero: the sensor reads 0 all the time"
+        return f"constant: {len(values)} readings of {lowest:g}"
+    if lowest < 0:
         return "negative readings"
-    zeros = int(np.count_nonzero(values == 0)) if channel.quantity is Quantity.POWER_MW else 0
-    return f"zero: {zeros} of {len(values)} readings are 0" if zeros else ""
+    if lowest > 0 or readings.channel.quantity is not Quantity.POWER_MW:
+        return ""
+    return f"zero: {int(np.count_nonzero(values == 0))} of {len(values)} readings are 0"
 
 
 def _label(channel: Channel) -> str:
@@ -68,35 +88,37 @@ def _label(channel: Channel) -> str:
     return "" if channel.scope else "mislabelled: no scope"
 
 
-def _power(channel: Channel) -> str:
-    mean = mean_mw(channel)
+def _power(readings: Readings) -> str:
+    mean = mean_mw(readings)
     low, high = PLAUSIBLE_MW
     return "" if low <= mean <= high else f"mislabelled: a mean of {mean:.3g} mW, the unit can't be right"
 
 
-def _parts(channel: Channel, others: Sequence[Channel]) -> str:
+def _parts(readings: Readings, others: Sequence[Readings]) -> str:
     """A part can't draw more than the whole that includes it: then one of the two labels is wrong."""
+    channel, make = readings.channel, [other for other in others if _same_make(readings, other)]
     if channel.part_of:
-        pairs = [(channel, other) for other in others if _same_make(channel, other) and other.name == channel.part_of]
+        pairs = [(readings, other) for other in make if other.channel.name == channel.part_of]
     else:
-        pairs = [(other, channel) for other in others if _same_make(channel, other) and other.part_of == channel.name]
+        pairs = [(other, readings) for other in make if other.channel.part_of == channel.name]
     for part, whole in pairs:
-        if len(part.values) > 1 and mean_mw(part) > mean_mw(whole) + max(part.resolution, whole.resolution):
-            return f"mislabelled: {part.name} draws more than {whole.name}, which includes it"
+        step = max(part.channel.resolution, whole.channel.resolution)
+        if len(part.values) > 1 and mean_mw(part) > mean_mw(whole) + step:
+            return f"mislabelled: {part.channel.name} draws more than {whole.channel.name}, which includes it"
     return ""
 
 
-def _same_make(one: Channel, other: Channel) -> bool:
-    return one.source == other.source and one.quantity is other.quantity and len(other.values) > 1
+def _same_make(one: Readings, other: Readings) -> bool:
+    same = one.channel.source == other.channel.source and one.channel.quantity is other.channel.quantity
+    return same and len(other.values) > 1
 
 
-def mean_mw(channel: Channel) -> float:
+def mean_mw(readings: Readings) -> float:
     """Mean power over all readings; of a counter, its whole rise over its whole time."""
-    values = np.asarray(channel.values, dtype=np.float64)
-    if channel.quantity is Quantity.POWER_MW:
-        return float(values.mean())
-    rise = unwrapped(values, channel.wrap_at)
-    return float(rise[-1] - rise[0]) / ns_to_s(channel.at_ns[-1] - channel.at_ns[0])
+    if readings.channel.quantity is Quantity.POWER_MW:
+        return float(readings.values.sum()) / len(readings.values)
+    rise = unwrapped(readings.values, readings.channel.wrap_at)
+    return float(rise[-1] - rise[0]) / ns_to_s(float(readings.at_ns[-1] - readings.at_ns[0]))
 
 
 def unwrapped(values: Floats, wrap_at: float | None) -> Floats:
@@ -106,8 +128,9 @@ def unwrapped(values: Floats, wrap_at: float | None) -> Floats:
     return values + wrap_at * np.concatenate([[0], np.cumsum(np.diff(values) < 0)])
 
 
-def _wrap(channel: Channel, at_ns: NDArray[np.int64], values: Floats) -> str:
+def _wrap(readings: Readings) -> str:
     """Falls must be explained by the known wrap, and no interval may hide a second one."""
+    channel, at_ns, values = readings.channel, readings.at_ns, readings.values
     falls = np.diff(values) < 0
     if not falls.any() and channel.wrap_at is None:
         return ""

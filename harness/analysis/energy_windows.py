@@ -22,18 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.energy_truth import median, unwrapped
-from harness.records import Channel
+from harness.analysis.energy_truth import Readings, median, unwrapped
 from harness.terms import Quantity
 from harness.units import NS_PER_S
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_ARRAYS = ("energy_mj", "biased_mj", "free_mj", "free_squares", "hidden_mj", "updates", "readings")
 _Bounded = tuple[Floats, Floats, Floats, Floats, Floats]  # energy, biased, free, squares of free, hidden
 GAP_PERIODS = 3.0  # a hole longer than this many usual periods is a gap
 NOT_COVERED = "the window is not covered by readings"
@@ -59,29 +58,29 @@ class WindowEnergies:
 
     def part(self, start: int, stop: int) -> WindowEnergies:
         """Some of the windows."""
-        return WindowEnergies(
-            energy_mj=self.energy_mj[start:stop],
-            biased_mj=self.biased_mj[start:stop],
-            free_mj=self.free_mj[start:stop],
-            free_squares=self.free_squares[start:stop],
-            hidden_mj=self.hidden_mj[start:stop],
-            updates=self.updates[start:stop],
-            readings=self.readings[start:stop],
-            reasons=self.reasons[start:stop],
-        )
+        arrays = {name: getattr(self, name)[start:stop] for name in _ARRAYS}
+        return WindowEnergies(**arrays, reasons=self.reasons[start:stop])
 
-    @cached_property
+    @property
     def good(self) -> NDArray[np.bool_]:
         """Which windows have an energy."""
         return np.array([not reason for reason in self.reasons], dtype=np.bool_)
+
+    def kept(self) -> WindowEnergies:
+        """The windows that have an energy."""
+        if not any(self.reasons):
+            return self
+        good = self.good
+        arrays = {name: getattr(self, name)[good] for name in _ARRAYS}
+        return WindowEnergies(**arrays, reasons=("",) * int(np.count_nonzero(good)))
 
 
 class Curve:
     """One channel, ready to be asked for windows."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, readings: Readings) -> None:
         """The channel must have passed `harness.analysis.energy_truth.fault`."""
-        at_ns, values = np.asarray(channel.at_ns, dtype=np.int64), np.asarray(channel.values, dtype=np.float64)
+        channel, at_ns, values = readings.channel, readings.at_ns, readings.values
         self._counter = channel.quantity is Quantity.ENERGY_MJ
         self._step = channel.resolution
         self._origin_ns = int(at_ns[0])
@@ -289,12 +288,14 @@ def _fresh(read: Floats, changes: NDArray[np.bool_], pace: float) -> NDArray[np.
     return keep
 
 
+def joined(parts: Sequence[WindowEnergies], name: str) -> Floats:
+    """One field of all windows of several runs, which must be `kept` ones."""
+    return np.concatenate([getattr(part, name) for part in parts])
+
+
 def combined_error_mj(parts: Sequence[WindowEnergies]) -> float:
     """Bound of the error of the sum of all windows: biased parts add up, the others as independent errors do."""
-    biased, free, squares = (
-        sum(float(getattr(part, name)[part.good].sum()) for part in parts)
-        for name in ("biased_mj", "free_mj", "free_squares")
-    )
-    hidden = max((float(part.hidden_mj[part.good].max(initial=0.0)) for part in parts), default=0.0)
+    biased, free, squares = (float(joined(parts, name).sum()) for name in ("biased_mj", "free_mj", "free_squares"))
+    hidden = float(joined(parts, "hidden_mj").max(initial=0.0))
     chance = min(free, _SIGMAS * float(np.sqrt(squares / 3)))
     return biased + float(np.hypot(chance, hidden))

@@ -17,6 +17,7 @@ import pytest
 
 from harness.analysis.claims import ClaimVerdict, Verdict
 from harness.analysis.claims import Origin as ClaimOrigin
+from harness.analysis.energy_truth import Readings
 from harness.analysis.energy_windows import Curve
 from harness.records import Burst, Record, decode, encode
 from harness.report.render import ReportSummary, write_report
@@ -25,23 +26,6 @@ from harness.terms import BurstKind, Ending, Origin, RunKind, TaintKind, Weights
 pytestmark = [pytest.mark.jetson, pytest.mark.llama]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Bursts of a fixed length that a sensor of ten readings a second can see; those of `smoke` rightly give no joule.
-SUITE = """
-title = "Joules on the emulated board"
-minutes = 1
-tiny = true
-
-[[experiments]]
-name = "headline"
-title = "Decode in rounds"
-kind = "rounds"
-models = ["olmoe-1b-7b", "llama-3.2-1b"]
-rounds = 6
-prompt_tokens = 32
-depth_tokens = 32
-decode_tokens = 1000
-prefill_every = 0
-"""
 # Runs the study; with a name of a record file as second argument the server dies 2 s after the first record is there.
 DRIVER = """
 import os, signal, sys, threading, time
@@ -73,7 +57,8 @@ class Study:
     output: str
 
 
-def reproduce(folder: Path, suite: str, *, kill: bool = False) -> Study:
+def reproduce(folder: Path, *, kill: bool = False) -> Study:
+    """The smoke suite on a board of its own."""
     if reason := jetson_board.lacking():
         pytest.skip(reason)
     root, tree, out = folder / "checkout", folder / "tree", folder / "out"
@@ -81,9 +66,8 @@ def reproduce(folder: Path, suite: str, *, kill: bool = False) -> Study:
         root.mkdir(exist_ok=True)
         (root / name).symlink_to(REPOSITORY / name)
     shutil.copytree(REPOSITORY / "configs", root / "configs")
-    (root / "configs/suites/board.toml").write_text(SUITE)
     tree.mkdir()
-    command = [sys.executable, "-c", DRIVER, str(root), suite, str(out), "kill" if kill else "live"]
+    command = [sys.executable, "-c", DRIVER, str(root), "smoke", str(out), "kill" if kill else "live"]
     path = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests/fixtures'}"
     done = subprocess.run(
         jetson_board.board_command(tree, command),
@@ -99,7 +83,7 @@ def reproduce(folder: Path, suite: str, *, kill: bool = False) -> Study:
 
 @pytest.fixture(scope="module")
 def energetic(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return reproduce(tmp_path_factory.mktemp("energetic"), "board")
+    return reproduce(tmp_path_factory.mktemp("energetic"))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +96,7 @@ def clean(energetic: Study, tmp_path_factory: pytest.TempPathFactory) -> ReportS
 
 @pytest.fixture(scope="module")
 def robbed(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return reproduce(tmp_path_factory.mktemp("robbed"), "smoke", kill=True)
+    return reproduce(tmp_path_factory.mktemp("robbed"), kill=True)
 
 
 def without_neighbours(record: Record) -> Record:
@@ -131,11 +115,12 @@ def truth_j_per_token(records: Sequence[Record]) -> tuple[float, int]:
     for record in records:
         assert record.measured
         assert record.telemetry
-        curve = Curve(next(channel for channel in record.telemetry.channels if channel.name == "VDD_IN"))
+        rail = next(channel for channel in record.telemetry.channels if channel.name == "VDD_IN")
+        curve = Curve(Readings.of(rail))
         bursts = [burst for burst in record.measured.bursts if burst.kind is BurstKind.DECODE]
-        covered = [burst for burst in bursts if not isinstance(curve.window(burst.start_ns, burst.end_ns), str)]
-        windows += covered
-        left_out += len(bursts) - len(covered)
+        good = curve.windows([burst.start_ns for burst in bursts], [burst.end_ns for burst in bursts]).good
+        windows += [burst for burst, covered in zip(bursts, good, strict=True) if covered]
+        left_out += int((~good).sum())
     energy_mj: float = sum(jetson_board.curve_mj(burst.start_ns, burst.end_ns) for burst in windows)
     return energy_mj / 1000 / sum(burst.tokens for burst in windows), left_out
 
@@ -152,16 +137,36 @@ def paper_verdicts(verdicts: Sequence[ClaimVerdict]) -> dict[str, Verdict]:
 def test_joules_of_the_report_agree_with_the_scripted_curve(energetic: Study, clean: ReportSummary) -> None:
     assert energetic.exit_code == 0, energetic.output
     with (clean.html.parent / "tables/energy.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["channel"] == "VDD_IN" and row["kind"] == "decode"]
+        every = [row for row in csv.DictReader(file) if row["channel"] == "VDD_IN" and row["kind"] == "decode"]
+    rows = [row for row in every if row["experiment"] == "energy"]
     assert len(rows) == 2
     for row in rows:
-        truth, left_out = truth_j_per_token([one for one in energetic.records if is_of(one, row["model"])])
+        mine = [one for one in energetic.records if is_of(one, row["model"]) and one.spec.experiment == "energy"]
+        truth, left_out = truth_j_per_token(mine)
         assert int(row["windows_left_out"]) == left_out < 3
         assert row["source"] == "jtop"
         assert "emulated" in row["marks"]
         assert float(row["gross_low_j_per_token"]) <= truth <= float(row["gross_high_j_per_token"])
         assert float(row["error_percent"]) < 10
         assert float(row["gross_j_per_token"]) == pytest.approx(truth, rel=float(row["error_percent"]) / 100)
+
+
+def test_bursts_of_milliseconds_give_no_joule_and_say_why(clean: ReportSummary) -> None:
+    """The other experiments of the suite: the sensor is renewed ten times a second, a burst is over before that."""
+    with (clean.html.parent / "tables/energy.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["channel"] == "VDD_IN" and row["experiment"] == "headline"]
+    assert rows
+    for row in rows:
+        assert row["gross_j_per_token"] == ""
+        assert row["remark"].startswith("no joule: short_window: windows of 0.0")
+        assert "are shorter than 5 sensor updates" in row["remark"]
+
+
+def test_a_rail_that_never_moves_is_refused_by_name(clean: ReportSummary) -> None:
+    with (clean.html.parent / "tables/energy.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["channel"] == "VDD_SOC"]
+    assert rows
+    assert all(row["gross_j_per_token"] == "" and "constant" in row["remark"] for row in rows)
 
 
 def test_the_board_satisfies_no_claim_even_with_plain_released_weights(energetic: Study, tmp_path: Path) -> None:
@@ -193,7 +198,7 @@ def test_records_of_the_board_are_emulated_and_satisfy_no_claim(energetic: Study
 
 def test_a_server_killed_mid_run_taints_and_the_matrix_goes_on(robbed: Study) -> None:
     assert robbed.exit_code == 0, robbed.output
-    assert len(robbed.records) == 15
+    assert len(robbed.records) == 17
     assert {record.termination.ending for record in robbed.records} == {Ending.OK}
     assert {record.spec.kind for record in robbed.records} == {
         RunKind.ROUNDS,

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records_factory import LLAMA, OLMOE, Lab
 
-from harness.analysis.energy_truth import STALE_UPDATES, fault, update_period_ns
+from harness.analysis.energy import energy_ratio
+from harness.analysis.energy_truth import STALE_UPDATES, Readings, fault, update_period_ns
 from harness.analysis.evidence import Evidence
 from harness.analysis.rules import checks
 from harness.analysis.tables import energy as table_of_energy
@@ -129,19 +130,14 @@ def slow_stale(channel: Channel, work: list[tuple[int, int]]) -> bool:
     gaps = sorted(at_ns[place] - at_ns[place - 1] for place in range(1, len(at_ns)))
     middle = len(gaps) // 2
     median = gaps[middle] if len(gaps) % 2 else (gaps[middle - 1] + gaps[middle]) / 2
-    usual = max(update_period_ns(*map_arrays(channel)), median)
+    readings = Readings.of(channel)
+    usual = max(update_period_ns(readings.at_ns, readings.values), median)
     for start, end in pairwise(edges):
         busy = sum(max(0, min(stop, at_ns[end]) - max(begin, at_ns[start])) for begin, stop in work)
         limit = STALE_UPDATES * usual
         if at_ns[end] - at_ns[start] > limit and end - start >= STALE_UPDATES and busy > limit:
             return True
     return False
-
-
-def map_arrays(channel: Channel) -> tuple[Any, Any]:
-    import numpy as np
-
-    return np.asarray(channel.at_ns, dtype=np.int64), np.asarray(channel.values, dtype=np.float64)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -169,7 +165,8 @@ def test_stale_is_what_its_definition_says(
         values=tuple(values),
     )
     work = [(origin + start * tenth, origin + (start + length) * tenth) for start, length in windows]
-    reason = fault(channel, [channel], work)
+    readings = Readings.of(channel)
+    reason = fault(readings, [readings], work)
     if not reason.startswith(("constant", "missing")):
         assert reason.startswith("stale") == slow_stale(channel, work)
 
@@ -188,7 +185,34 @@ def test_the_reason_of_a_machine_without_a_sensor_stands_in_the_table(tmp_path: 
         made.append(msgspec.structs.replace(record, telemetry=telemetry))
     table = table_of_energy.table(Evidence.of([factory.write(tmp_path, made)]))
     assert table.rows == ()
-    assert table.why_empty == "not measured: no sensor: no RAPL domain under /sys/class/powercap"
+    reason = "no sensor: no RAPL domain under /sys/class/powercap"
+    assert table.why_empty == f"not measured: energy: unavailable ({reason})"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quality": Quality.ESTIMATED},
+        {"quality": Quality.MODELLED},
+        {"scope": "package VDD_IN"},
+        {"source": "tegrastats"},
+        {"name": "VIN", "scope": "system input VIN"},
+    ],
+    ids=lambda changes: next(iter(changes.values())),
+)
+def test_joules_of_another_sensor_scope_or_quality_are_never_divided(tmp_path: Path, changes: dict[str, Any]) -> None:
+    made = powered()
+    assert len(Evidence.of([factory.write(tmp_path / "same", made)]).energy_ratios) == 1
+    other = [
+        with_channels(record, msgspec.structs.replace(rail(record), **changes))
+        if record.spec.model.name == LLAMA.name
+        else record
+        for record in made
+    ]
+    evidence = Evidence.of([factory.write(tmp_path / "other", other)])
+    assert evidence.energy_ratios == ()
+    one, two = (energy.figures[0] for energy in evidence.energies.values())
+    assert str(energy_ratio(one, two)).startswith("not comparable: ")
 
 
 @pytest.mark.parametrize("kind", [RunKind.PROFILE, RunKind.ROUTING])

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
+import studies
 
-from harness.records import Burst, Channel, Measured, Telemetry
+from harness.records import Burst, Channel, Measured, Record, Telemetry
+from harness.study import store as storing
 from harness.study.machine_state import MachineState, state_taints
+from harness.study.sampler import SamplerHandle
+from harness.study.store import RUNS, Store
 from harness.study.telemetry_taints import telemetry_taints, with_doubts
+from harness.telemetry_protocol import Ready
 from harness.terms import BurstKind, Quality, Quantity, TaintKind
 
 SECOND = 1_000_000_000
@@ -130,3 +139,47 @@ def test_what_changed_under_a_run_taints() -> None:
     assert changed.detail == "nvpmodel 15W when the run began, nvpmodel 25W at its end"
     assert [taint.kind for taint in state_taints(state(), state(saving=True))] == [TaintKind.LOW_POWER_MODE]
     assert [taint.kind for taint in state_taints(state(battery=True), state())] == [TaintKind.ON_BATTERY]
+
+
+# --- in a study ---
+
+
+class Rising:
+    """Stands for the sampler: a rail that draws more and more from the start of a run to its end."""
+
+    ready = Ready(ready=True, channels=(channel("VDD_IN", Quantity.POWER_MW, []),), absent={})
+
+    def collect(self, start_ns: int, end_ns: int) -> Telemetry:
+        moments = range(start_ns, end_ns, 1_000_000)
+        values = tuple(4000.0 + 4000.0 * (at_ns - start_ns) / (end_ns - start_ns) for at_ns in moments)
+        rail = msgspec.structs.replace(self.ready.channels[0], at_ns=tuple(moments), values=values)
+        still = channel("VDD_SOC", Quantity.POWER_MW, [0.0, 0.0])
+        return Telemetry(period_ns=PERIOD, missed_ticks=0, start_ns=start_ns, end_ns=end_ns, channels=(rail, still))
+
+
+def records_of(folder: Path, sampler: Rising | None = None, idle_s: float = 0.0) -> list[Record]:
+    store = Store.open(folder, resume=True)
+    plan = studies.plan_of(studies.suite(studies.experiment(rounds=2)))
+    study = replace(studies.study_of(store, studies.ThreadEnvironment(), plan), idle_s=idle_s)
+    studies.run_study(study, sampler=cast("SamplerHandle | None", sampler))
+    store.close()
+    return list(storing.read(folder / RUNS))
+
+
+def test_a_study_files_drift_and_doubts_in_its_records(tmp_path: Path) -> None:
+    records = records_of(tmp_path, Rising(), idle_s=0.03)
+    assert len(records) == 2
+    for record in records:
+        assert record.telemetry is not None
+        assert len(record.telemetry.idle_windows) == 2
+        assert TaintKind.IDLE_DRIFT in {taint.kind for taint in record.taints}
+        assert "zero" in record.telemetry.absent["VDD_SOC"]
+        assert "VDD_IN" not in record.telemetry.absent
+
+
+def test_a_study_notices_another_power_mode_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter([state(), state("nvpmodel 7W")])
+    monkeypatch.setattr("harness.study.machine_state.read", lambda *_place: next(states))
+    for record in records_of(tmp_path):
+        assert [taint.kind for taint in record.taints if taint.kind is TaintKind.POWER_MODE_CHANGED]
+        assert record.measured is not None  # what it measured is kept, and left out with this reason

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.analysis.cells import CellRuns
-from harness.analysis.energy import COLUMNS as ENERGY_COLUMNS
-from harness.analysis.energy import CellEnergy, ChannelId, EnergyFigure, Refusal, table_row
+from harness.analysis.energy import CellEnergy, ChannelId, EnergyFigure, Refusal
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import watermarks
 from harness.analysis.tables.base import Column, Row, Style, Table, make
@@ -38,14 +37,14 @@ COLUMNS = (
     Column(key="setup", title="Machine"),
     Column(key="experiment", title="Experiment", details=True),
     Column(key="model", title="Model"),
-    *(SHOWN[key] for key in ENERGY_COLUMNS),
+    *SHOWN.values(),
 )
 
 
 def table(evidence: Evidence) -> Table:
     """One row a cell, channel and kind of window; a channel that was refused has a row with the reason."""
     rows = [row for runs, energy in evidence.energies.items() for row in _rows(evidence, runs, energy)]
-    absent = "; ".join(evidence.why_no_power) or "no timed run kept power readings"
+    absent = f"energy: unavailable ({'; '.join(evidence.why_no_power) or 'no timed run kept power readings'})"
     return make("energy", "Energy", COLUMNS, rows, note=NOTE, absent=absent)
 
 
@@ -54,15 +53,13 @@ def _rows(evidence: Evidence, runs: CellRuns, energy: CellEnergy) -> list[Row]:
     marks = watermarks(runs.cell)
     rows = []
     for figure in energy.figures:
-        values = table_row(figure) | _with_refusals(figure, energy)
-        rows.append(
-            Row(values=(*head, *(None if values[key] == "" else values[key] for key in ENERGY_COLUMNS)), marks=marks)
-        )
+        values = _figure_row(figure) | _with_refusals(figure, energy)
+        rows.append(Row(values=(*head, *(None if values[key] == "" else values[key] for key in SHOWN)), marks=marks))
     known = {(figure.channel, figure.kind) for figure in energy.figures}
     for (channel, kind), refusals in _grouped(energy).items():
         if (channel, kind) not in known and not (kind is None and any(channel == one for one, _ in known)):
             words = _refused_row(channel, kind, refusals)
-            rows.append(Row(values=(*head, *(words.get(key) for key in ENERGY_COLUMNS)), marks=marks))
+            rows.append(Row(values=(*head, *(words.get(key) for key in SHOWN)), marks=marks))
     return rows
 
 
@@ -76,7 +73,7 @@ def _grouped(energy: CellEnergy) -> dict[tuple[ChannelId, BurstKind | None], lis
 def _with_refusals(figure: EnergyFigure, energy: CellEnergy) -> dict[str, str | int | float | None]:
     """The remark, with the runs that this channel's figure had to do without."""
     refused = [one for one in energy.refusals if one.channel == figure.channel and one.kind in (None, figure.kind)]
-    remark = str(table_row(figure)["remark"])
+    remark = str(_figure_row(figure)["remark"])
     if refused:
         remark = "; ".join(part for part in (remark, f"without {_reasons(refused)}") if part)
     return {"remark": remark}
@@ -99,9 +96,36 @@ def _reasons(refusals: Sequence[Refusal]) -> str:
     return "; ".join(f"{reason} ({count} runs)" if count > 1 else reason for reason, count in counts.items())
 
 
+def _figure_row(figure: EnergyFigure) -> dict[str, str | int | float | None]:
+    """Values by the keys of `SHOWN`."""
+    gross, net = figure.gross_j_per_token, figure.net_j_per_token
+    remarks = ["short_window"] if figure.short_window else []
+    remarks += [f"no net energy: {figure.net_absent}"] if figure.net_absent else []
+    if figure.drifted_run_ids and net:
+        remarks.append(f"net without {len(figure.drifted_run_ids)} of {len(figure.run_ids)} runs: idle power drifted")
+    return {
+        "kind": figure.kind.value,
+        "scope": figure.channel.scope,
+        "channel": figure.channel.name,
+        "source": figure.channel.source,
+        "quality": figure.channel.quality.value,
+        "gross_j_per_token": gross.value,
+        "gross_low_j_per_token": gross.low,
+        "gross_high_j_per_token": gross.high,
+        "net_j_per_token": net.value if net else None,
+        "net_low_j_per_token": net.low if net else None,
+        "net_high_j_per_token": net.high if net else None,
+        "error_percent": 100 * figure.error_mj / figure.gross_mj if figure.gross_mj else None,
+        "idle_mw": figure.idle_mw,
+        "windows": figure.windows,
+        "windows_left_out": figure.windows_left_out,
+        "updates": figure.updates,
+        "remark": "; ".join(remarks),
+    }
+
+
 NOTE = (
-    "Channels overlap and are never added; joules of different sensors are never divided by each other. "
-    "Net is gross less the "
-    "idle power before and after, over the runs in which that did not drift by more than 5 %. Intervals hold the spread "
-    "over windows and the instrument's stated error."
+    "Channels overlap and are never added; joules of different sensors are never divided by each other. Net is gross "
+    "less the idle power before and after, over the runs in which that did not drift by more than 5 %. Intervals hold "
+    "the spread over windows and the instrument's stated error."
 )
