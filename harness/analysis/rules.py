@@ -35,7 +35,7 @@ def checks(evidence: Evidence) -> tuple[Check, ...]:
     """All rules, kept ones too."""
     timed = [(runs, runs.decode) for runs in evidence.timed if runs.decode]
     by_speed = tuple(_by_speed(evidence, rule, broken, timed) for rule, broken in RULES)
-    own = (_waiting(evidence), _idle_drift(evidence))
+    own = (_waiting(evidence), _idle_drift(evidence), _covered(evidence))
     return (_accounted(evidence), _experts(evidence), *by_speed, *own, *_ratios(evidence))
 
 
@@ -123,6 +123,19 @@ def _idle_drift(evidence: Evidence) -> Check:
         broken=len(drifted),
         detail=f"{len(drifted)} runs are left out of net energy" if drifted else "",
         run_ids=drifted,
+    )
+
+
+def _covered(evidence: Evidence) -> Check:
+    """A gap of over three usual periods leaves a window without a joule."""
+    figures = [figure for energy in evidence.energies.values() for figure in energy.figures]
+    holed = [figure for figure in figures if figure.windows_left_out]
+    return Check(
+        rule="Power readings cover every window without a gap",
+        checked=sum(figure.windows + figure.windows_left_out for figure in figures),
+        broken=sum(figure.windows_left_out for figure in holed),
+        detail=", ".join(dict.fromkeys(str(figure.channel) for figure in holed)),
+        run_ids=tuple(dict.fromkeys(run_id for figure in holed for run_id in figure.run_ids)),
     )
 
 

@@ -20,7 +20,7 @@ from harness.analysis.rules import checks
 from harness.analysis.tables import energy as table_of_energy
 from harness.analysis.tables.base import Table
 from harness.records import Channel, Record, Taint, Telemetry
-from harness.terms import Origin, Quality, Quantity, RunKind, TaintKind
+from harness.terms import BurstKind, Origin, Quality, Quantity, RunKind, TaintKind
 
 S = 1_000_000_000
 LAB = Lab(origin=Origin.MEASURED, decode_tokens=64)
@@ -120,6 +120,24 @@ def test_a_taint_of_drift_spoils_net_energy_but_neither_speed_nor_gross(tmp_path
     other = Taint(kind=TaintKind.THROTTLED, detail="hot")
     spoilt = [msgspec.structs.replace(record, taints=(taint, other)) for record in made]
     assert not any(run.counts for run in Evidence.of([factory.write(tmp_path / "hot", spoilt)]).runs)
+
+
+def test_a_gap_in_the_readings_leaves_its_window_out_and_is_told(tmp_path: Path) -> None:
+    """Half a second without a reading in the first decode burst of the first run."""
+    made = powered()
+    channel, measured = rail(made[0]), made[0].measured
+    assert measured is not None
+    first = next(burst for burst in measured.bursts if burst.kind is BurstKind.DECODE)
+    kept = [n for n, at_ns in enumerate(channel.at_ns) if not 0 <= at_ns - first.start_ns - S // 10 <= S // 2]
+    holed = msgspec.structs.replace(
+        channel, at_ns=tuple(channel.at_ns[n] for n in kept), values=tuple(channel.values[n] for n in kept)
+    )
+    made[0] = with_channels(made[0], holed)
+    rows = rows_of(tmp_path, made)
+    assert sorted(row["windows_left_out"] for row in rows) == [0, 0, 0, 1]
+    (check,) = [one for one in checks(Evidence.of([tmp_path])) if one.rule.startswith("Power readings")]
+    assert (check.checked, check.broken) == (36, 1)
+    assert made[0].spec.run_id in check.run_ids
 
 
 def slow_stale(channel: Channel, work: list[tuple[int, int]]) -> bool:
