@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from invoke.context import Context
 from invoke.tasks import task
 
+from harness.pair_option import TaskWithPair
+
 DEVICE = "auto, cpu, cuda, jetson or mac"
 SUITE = "smoke (1 min, tiny), quick (a quarter of an hour), paper, full, or another of configs/suites"
 WEIGHTS = "auto, released (download, verify) or proxy (generate)"
@@ -152,14 +154,22 @@ def proxy(
     help={
         "data": "dataset folder or JSONL file; may be given several times",
         "out": "folder for the report",
+        "compare": "two datasets A B in place of --data: paired ratios of B over A, cell by cell",
         "salvage": "write the whole records of damaged data to OUT/runs.jsonl instead",
     },
+    klass=TaskWithPair,
 )
-def report(c: Context, data: Iterable[str] | None = None, out: str = "", salvage: bool = False) -> None:
+def report(
+    c: Context,
+    data: Iterable[str] | None = None,
+    out: str = "",
+    compare: tuple[str, ...] | None = None,
+    salvage: bool = False,
+) -> None:
     """Write tables, figures and verdicts from records alone; no llama.cpp, no device."""
     from harness import cli
 
-    cli.run(lambda: cli.report(tuple(data or ()), out, salvage=salvage))
+    cli.run(lambda: cli.report(tuple(data or ()), out, compare=compare or (), salvage=salvage))
 
 
 @task(iterable=["data"], help={"data": "dataset folder or JSONL file; may be given several times", "json": "as JSON"})

@@ -177,8 +177,11 @@ def proxy(*, model: str, quant: str, experts: int, used: int, clone: str, out: s
     console.print(f"sha256 {made.sha256}")
 
 
-def report(data: Sequence[str], out: str, *, salvage: bool) -> None:
-    """Tables, figures and claims from records alone."""
+def report(data: Sequence[str], out: str, *, compare: tuple[str, ...] = (), salvage: bool = False) -> None:
+    """Tables, figures and claims from records alone; of two datasets also the ratios of the second over the first."""
+    if (data or salvage) and compare:
+        raise UsageError("stands by itself", where="--compare", cure="report --compare A B --out DIR")
+    data = data or compare
     if not data or not out:
         raise UsageError("name the data (--data DIR_OR_JSONL) and a folder (--out DIR)", where="report")
     if salvage:
@@ -191,7 +194,7 @@ def _report(data: Sequence[Path], out: Path, console: Console) -> None:
     from harness.report.render import write_report  # noqa: PLC0415 - pandas loads only where it is used
 
     summary = write_report(data, out)
-    for line in (*summary.answers, *summary.lines):
+    for line in (*summary.answers, *summary.comparisons, *summary.lines):
         console.print(line, markup=False)
 
 

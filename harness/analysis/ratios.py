@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.analysis.cells import CellRuns, Speed
 from harness.analysis.runs import Cell, watermarks
-from harness.analysis.stats import Floats, Interval, geometric_interval
+from harness.analysis.stats import MIN_PAIRS, Floats, Interval, geometric_interval
 from harness.records import Struct
 from harness.terms import BurstKind, RunKind
 
@@ -25,7 +25,15 @@ class Pairing(StrEnum):
 
     ROUNDS = "rounds"
     BLOCKS = "blocks"
-    UNPAIRED = "unpaired"  # two datasets: nothing was alternated
+    MATCHED = "matched runs"  # two datasets: the same block, prompt and round of both
+    UNPAIRED = "unpaired"  # two datasets without runs that match
+
+
+KEYS = {  # what two turns have in common that are a pair
+    Pairing.ROUNDS: ["order", "cohort", "round"],
+    Pairing.BLOCKS: ["block", "prompt"],
+    Pairing.MATCHED: ["block", "prompt", "round"],
+}
 
 
 class Finding(StrEnum):
@@ -133,8 +141,31 @@ def paired_ratio(candidate: CellRuns, baseline: CellRuns, quantity: BurstKind) -
     if pairs.empty:
         return None
     speedups = pairs["ns_baseline"].to_numpy() / pairs["ns_candidate"].to_numpy()
-    interval = geometric_interval(_by_cohort(pairs, speedups) if pairing is Pairing.ROUNDS else [speedups])
+    cohorts = _by(["order", "cohort"], pairs, speedups) if pairing is Pairing.ROUNDS else [speedups]
+    interval = geometric_interval(cohorts)
     return _ratio(candidate, baseline, quantity, pairing, interval, _order_effect(pairs, speedups))
+
+
+def speedups_by_order(candidate: CellRuns, baseline: CellRuns, quantity: BurstKind) -> tuple[Floats, Floats]:
+    """Speedups of the blocks in which the candidate ran first, and of those in which it ran after the baseline."""
+    pairs = _pairs(_turns(candidate, quantity), _turns(baseline, quantity), Pairing.BLOCKS)
+    speedups: Floats = pairs["ns_baseline"].to_numpy() / pairs["ns_candidate"].to_numpy()
+    first = (pairs["place_candidate"] < pairs["place_baseline"]).to_numpy()
+    return speedups[first], speedups[~first]
+
+
+def matched_ratio(candidate: CellRuns, baseline: CellRuns, quantity: BurstKind) -> Ratio | None:
+    """The ratio of two cells of two datasets, burst by burst of the same block, prompt and round.
+
+    Nothing was alternated between the datasets; matching takes out what the plan itself varies, and the processes of
+    both sides stand behind the interval. Null with too few pairs for an interval.
+    """
+    pairs = _pairs(_turns(candidate, quantity), _turns(baseline, quantity), Pairing.MATCHED)
+    if len(pairs) < MIN_PAIRS:
+        return None
+    speedups = pairs["ns_baseline"].to_numpy() / pairs["ns_candidate"].to_numpy()
+    interval = geometric_interval(_by(["block", "prompt"], pairs, speedups))
+    return _ratio(candidate, baseline, quantity, Pairing.MATCHED, interval, None)
 
 
 def unpaired_ratio(candidate: CellRuns, baseline: CellRuns, quantity: BurstKind) -> Ratio | None:
@@ -206,8 +237,8 @@ def _turns(runs: CellRuns, quantity: BurstKind) -> pd.DataFrame:
 
 def _pairs(candidate: pd.DataFrame, baseline: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
     """One row a pair: time per token of both sides, and who came first."""
-    keys = ["order", "cohort", "round"] if pairing is Pairing.ROUNDS else ["block", "prompt"]
-    place = "position" if pairing is Pairing.ROUNDS else "order"
+    keys = KEYS[pairing]
+    place = "order" if pairing is Pairing.BLOCKS else "position"
     sides = []
     for turns, suffix in ((candidate, "_candidate"), (baseline, "_baseline")):
         sums = turns.groupby(keys, sort=True).agg(tokens=("tokens", "sum"), ns=("ns", "sum"), place=(place, "min"))
@@ -216,8 +247,9 @@ def _pairs(candidate: pd.DataFrame, baseline: pd.DataFrame, pairing: Pairing) ->
     return sides[0].join(sides[1], how="inner").reset_index()
 
 
-def _by_cohort(pairs: pd.DataFrame, values: Floats) -> list[Floats]:
-    codes = pairs.groupby(["order", "cohort"], sort=True).ngroup().to_numpy()
+def _by(processes: list[str], pairs: pd.DataFrame, values: Floats) -> list[Floats]:
+    """Values of each pair of processes by themselves, in the order of the rounds."""
+    codes = pairs.groupby(processes, sort=True).ngroup().to_numpy()
     return np.split(values, np.flatnonzero(np.diff(codes)) + 1)
 
 

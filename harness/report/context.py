@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
+from harness.analysis import compare
 from harness.analysis.accounting import Account, accounts
 from harness.analysis.claims import Claim, ClaimVerdict, Origin, Verdict
 from harness.analysis.evidence import Evidence
-from harness.analysis.figures import figures
-from harness.analysis.figures.base import Figure
+from harness.analysis.figures import Drawn, draw
+from harness.analysis.figures.base import Figure, Missing
 from harness.analysis.judge import judge
+from harness.analysis.svg import DARK, LIGHT
 from harness.analysis.tables import tables
 from harness.analysis.tables.base import Table
 from harness.report.answer import Answer, answers
@@ -25,6 +27,7 @@ class Context:
 
     title = TITLE
     paper = PAPER
+    hues = (LIGHT, DARK)
 
     def __init__(self, evidence: Evidence, claims: Mapping[str, Claim]) -> None:
         self._evidence = evidence
@@ -34,6 +37,11 @@ class Context:
     def answers(self) -> tuple[Answer, ...]:
         """The answer, one a machine."""
         return answers(self._evidence)
+
+    @cached_property
+    def comparisons(self) -> tuple[str, ...]:
+        """One sentence a cell that two datasets have in common; empty for one dataset."""
+        return compare.lines(self._evidence)
 
     @cached_property
     def verdicts(self) -> tuple[ClaimVerdict, ...]:
@@ -64,9 +72,18 @@ class Context:
         return (*made[:place], claims_table(self.verdicts), *made[place:])
 
     @cached_property
+    def _drawn(self) -> Drawn:
+        return draw(self._evidence)
+
+    @property
     def figures(self) -> tuple[Figure, ...]:
-        """All figures."""
-        return figures(self._evidence)
+        """All figures that the data allow."""
+        return self._drawn.figures
+
+    @property
+    def missing_figures(self) -> tuple[Missing, ...]:
+        """The others, with the reason."""
+        return self._drawn.missing
 
     @cached_property
     def accounts(self) -> tuple[Account, ...]:

@@ -31,6 +31,7 @@ class ReportSummary(Struct, frozen=True):
     html: Path
     paths: tuple[Path, ...]
     answers: tuple[str, ...]  # one line a machine and MoE model
+    comparisons: tuple[str, ...]  # one line a cell that two datasets have in common
     lines: tuple[str, ...]  # one line a claim
     verdicts: tuple[ClaimVerdict, ...]
 
@@ -55,6 +56,7 @@ def write_report(data: Sequence[Path], out: Path, claims: Path = ROOT / CLAIMS_F
         html=out / REPORT,
         paths=paths,
         answers=tuple(f"{answer.machine}: {answer.sentence}" for answer in context.answers),
+        comparisons=context.comparisons,
         lines=tuple(verdict.line for verdict in context.verdicts),
         verdicts=context.verdicts,
     )

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import extensions
 import pytest
 import records_factory as factory
 from records_factory import Lab
@@ -66,8 +67,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with long names and many columns, with a probe at its end."""
     folder = tmp_path_factory.mktemp("report")
     lab = Lab(rounds=12)
-    long = factory.Model("a-model-with-an-unusually-long-name-of-its-own", "llama", 9, 9, 9, 25_000_000, 900_000_000)
+    long = factory.Model(
+        "a-model-with-an-unusually-long-name-of-its-own", "llama", 900_700_000, 9, 9, 25_000_000, 900_000_000
+    )
     records = [*factory.rounds(lab, (*factory.FOUR, long)), *factory.solos(lab.with_(experiment="memory"))]
+    records += extensions.extensions(lab)
     other = factory.study(lab.with_(host=factory.JETSON_HOST))
     data = [
         factory.write(folder / "one", records, not_run={"r1": "needs " + "x" * 200}),

@@ -33,7 +33,7 @@ ONLY_IN = {  # library -> files that may import it at all
     "jtop": ("harness/measure/telemetry/",),
     "pynvml": ("harness/measure/telemetry/",),
     "zeus_apple_silicon": ("harness/measure/telemetry/",),
-    "invoke": ("tasks.py", "harness/cli_program.py"),
+    "invoke": ("tasks.py", "harness/pair_option.py", "harness/cli_program.py"),
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

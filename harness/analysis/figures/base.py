@@ -7,10 +7,11 @@ from typing import Protocol
 
 from harness.analysis.evidence import Evidence
 from harness.analysis.runs import Cell, Setup, watermarks
-from harness.analysis.svg import Axis, Canvas
+from harness.analysis.svg import Axis, Canvas, text_width
 from harness.records import Struct
 
 WIDTH = 560
+KEY_PX, KEY_FONT, KEY_GAP = 24, 16, 40  # height of a line of a legend; wide enough for the letters of a phone
 HEADLINE = "headline"
 
 
@@ -25,8 +26,18 @@ class Figure(Struct, frozen=True):
     marks: tuple[str, ...] = ()
 
 
+class Missing(Struct, frozen=True):
+    """A figure that the data do not allow, and why."""
+
+    title: str
+    reason: str
+
+
 class FigureModule(Protocol):
     """A module of this package: figures of one setup of one dataset."""
+
+    TITLE: str
+    ABSENT: str  # why there is none
 
     def draw(self, evidence: Evidence, dataset: int, setup: Setup, suffix: str) -> Iterator[Figure]:
         """None where the data are missing; `suffix` makes ids of several setups unique."""
@@ -62,6 +73,29 @@ def grid(canvas: Canvas, x_axis: Axis, y_axis: Axis, x_unit: str, y_unit: str) -
     canvas.line(x_axis.start_px, y_axis.start_px, x_axis.end_px, y_axis.start_px, stroke="var(--soft)")
     canvas.text(x_axis.end_px, y_axis.start_px + 38, x_unit, text_anchor="end")
     canvas.text(0, 14, y_unit)
+
+
+def legend(canvas: Canvas, top: float, entries: Sequence[tuple[str, str]]) -> None:
+    """Names beside squares of their colour, line by line below `top`."""
+    for x, line, (name, colour) in _placed(entries):
+        y = top + line * KEY_PX
+        canvas.bar(x, y + 6, 12, 12, name, fill=colour)
+        canvas.text(x + 18, y + 16.5, name)
+
+
+def legend_height(entries: Sequence[tuple[str, str]]) -> float:
+    """What `legend` takes."""
+    return KEY_PX * (1 + max((line for _, line, _ in _placed(entries)), default=0))
+
+
+def _placed(entries: Sequence[tuple[str, str]]) -> Iterator[tuple[float, int, tuple[str, str]]]:
+    x, line = 0.0, 0
+    for entry in entries:
+        width = text_width(entry[0], KEY_FONT) + KEY_GAP
+        if x and x + width > WIDTH + KEY_GAP / 2:
+            x, line = 0.0, line + 1
+        yield x, line, entry
+        x += width
 
 
 def experiment_shown(experiments: Sequence[str]) -> str:

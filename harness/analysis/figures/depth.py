@@ -9,6 +9,8 @@ from harness.analysis.figures.base import WIDTH, Figure, finish, grid
 from harness.analysis.runs import Cell, Setup
 from harness.analysis.svg import Axis, Canvas, padded, spread, text_width
 
+TITLE = "Decode speed against context"
+ABSENT = "no experiment varied the tokens in the KV cache"
 HEIGHT, LEFT, TOP, BOTTOM = 380, 44, 30, 46
 Line = list[tuple[int, float, Cell]]
 
@@ -38,7 +40,7 @@ def _lines(lines: dict[str, Line]) -> Canvas:
         f"{name}: " + ", ".join(f"{speed:.3g} tokens/s at {depth}" for depth, speed, _ in points) + "."
         for name, points in lines.items()
     )
-    canvas = Canvas(WIDTH, HEIGHT, "Decode speed against context", said)
+    canvas = Canvas(WIDTH, HEIGHT, TITLE, said)
     grid(canvas, x_axis, y_axis, "tokens in the KV cache", "tokens/s")
     ends = spread([y_axis.px(points[-1][1]) for points in lines.values()], 17, TOP, HEIGHT - BOTTOM)
     for (name, points), y_label in zip(lines.items(), ends, strict=True):

@@ -12,6 +12,8 @@ from harness.analysis.runs import Setup
 from harness.analysis.svg import Axis, Canvas, padded
 from harness.terms import BurstKind
 
+TITLE = "Decode speed, MoE over dense"
+ABSENT = "no MoE model was measured in pairs with a dense one"
 TICKS = (1 / 8, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 0.8, 0.9, 0.95, 0.98, 1, 1.02, 1.05, 1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16)
 ROW_PX, TOP, BOTTOM, TICK_GAP = 58, 30, 46, 46
 TIMES = "\u00d7"
@@ -41,7 +43,7 @@ def draw(evidence: Evidence, dataset: int, setup: Setup, suffix: str) -> Iterato
     axis = Axis(*padded(values, 0.06, log=True), 8, WIDTH - 8, log=True)
     several = len({r.candidate.model for r in ratios}) > 1
     said = [_sentence(evidence, ratio) for ratio in ratios]
-    canvas = Canvas(WIDTH, bottom + BOTTOM - 8, "Decode speed, MoE over dense", " ".join(said))
+    canvas = Canvas(WIDTH, bottom + BOTTOM - 8, TITLE, " ".join(said))
     _axis(canvas, axis, bottom)
     for place, ratio in enumerate(ratios):
         name = f"vs {evidence.names.cell(ratio.baseline)}"

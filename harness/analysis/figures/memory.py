@@ -10,6 +10,8 @@ from harness.analysis.figures.base import WIDTH, Figure, experiment_shown, finis
 from harness.analysis.runs import PeakMemory, Setup
 from harness.analysis.svg import Axis, Canvas
 
+TITLE = "Memory, alone on the machine"
+ABSENT = "no run had the machine to itself"
 ROW_PX, TOP, BOTTOM, BAR_PX = 58, 30, 46, 14
 PARTS = (("weights_bytes", "weights", 1.0), ("kv_bytes", "KV cache", 0.55), ("compute_bytes", "compute", 0.3))
 CEILING_SHOWN = 2.0  # times the largest peak: a ceiling further off would only squeeze the bars
@@ -59,7 +61,7 @@ def _bars(evidence: Evidence, rows: Sequence[tuple[CellRuns, PeakMemory]]) -> Ca
     axis = Axis(0.0, max(largest, near or 0) / 1e9 * 1.04, 0, WIDTH - 8)
     bottom = TOP + ROW_PX * len(rows) + 8
     said = [_sentence(evidence.names.cell(runs.cell), memory) for runs, memory in rows]
-    canvas = Canvas(WIDTH, bottom + BOTTOM - 8, "Memory, alone on the machine", " ".join(said))
+    canvas = Canvas(WIDTH, bottom + BOTTOM - 8, TITLE, " ".join(said))
     for value in axis.ticks():
         canvas.line(axis.px(value), TOP, axis.px(value), bottom)
         anchor = "start" if value == 0 else "middle"

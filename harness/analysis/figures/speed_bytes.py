@@ -11,6 +11,8 @@ from harness.analysis.runs import Setup
 from harness.analysis.svg import Axis, Canvas, padded, spread, text_width
 from harness.records import Struct
 
+TITLE = "Decode speed against bytes"
+ABSENT = "no two models of different size were timed"
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 44, 16, 30, 46
 PLANES = (
     ("speed-active-bytes", "bytes read a token", "weight_bytes_active"),

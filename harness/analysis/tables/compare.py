@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from harness.analysis.cells import CellRuns
+from harness.analysis.compare import Comparison, comparisons
 from harness.analysis.evidence import Evidence
-from harness.analysis.ratios import Ratio, unpaired_ratio
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
-from harness.terms import BurstKind, RunKind
 
 COLUMNS = (
     Column(key="experiment", title="Experiment", details=True),
@@ -21,38 +17,32 @@ COLUMNS = (
     Column(key="ratio", title="Ratio", style=Style.RATIO),
     Column(key="low", title="95 % from", style=Style.RATIO),
     Column(key="high", title="to", style=Style.RATIO),
+    Column(key="half_width", title="\u00b1", style=Style.PERCENT, unit="%"),
     Column(key="finding", title="Finding"),
+    Column(key="pairs", title="Pairs", style=Style.COUNT),
+    Column(key="processes", title="Processes", style=Style.COUNT, details=True),
+    Column(key="pairing", title="Paired by"),
+    Column(key="differs", title="What differs"),
+)
+NOTE = (
+    "Dataset over first dataset in tokens per second: above 1 the dataset is faster. Runs match where block, prompt "
+    "and round agree; the interval is a bootstrap over rounds and over pairs of processes. Where none match, the "
+    "intervals of both sides are joined. Nothing was alternated between datasets, so what differed between the two "
+    "sessions as a whole is in the ratio too. Joules of two datasets are not divided by each other."
 )
 
 
 def table(evidence: Evidence) -> Table:
     """One row a cell that the first dataset and another one both measured."""
-    rows = [Row(values=_values(evidence, ratio), marks=ratio.watermarks) for ratio in _ratios(evidence)]
+    rows = [Row(values=_values(evidence, one), marks=one.ratio.watermarks) for one in comparisons(evidence)]
     absent = "one dataset was given; two or more are set side by side"
     if len(evidence.datasets) > 1:
         absent = "the datasets have no cell in common"
     return make("compare", "Side by side", COLUMNS, rows, note=NOTE if rows else "", absent=absent)
 
 
-def _ratios(evidence: Evidence) -> Iterator[Ratio]:
-    first = {_what(runs): runs for runs in evidence.timed if runs.cell.dataset == 0}
-    for runs in evidence.timed:
-        baseline = first.get(_what(runs))
-        if runs.cell.dataset and baseline:
-            for quantity in (BurstKind.DECODE, BurstKind.PREFILL):
-                ratio = unpaired_ratio(runs, baseline, quantity)
-                if ratio:
-                    yield ratio
-
-
-def _what(runs: CellRuns) -> tuple[RunKind, str, str, str, str, object, str]:
-    """What must agree for two cells to be the same on different machines or releases."""
-    model = runs.cell.model
-    cell = runs.cell
-    return runs.kind, cell.experiment, model.name, model.variant, model.file_type, cell.workload, cell.settings.variant
-
-
-def _values(evidence: Evidence, ratio: Ratio) -> tuple[Value, ...]:
+def _values(evidence: Evidence, one: Comparison) -> tuple[Value, ...]:
+    ratio = one.ratio
     return (
         ratio.candidate.experiment,
         evidence.names.cell(ratio.candidate),
@@ -64,12 +54,10 @@ def _values(evidence: Evidence, ratio: Ratio) -> tuple[Value, ...]:
         ratio.interval.value,
         ratio.interval.low,
         ratio.interval.high,
+        ratio.interval.half_width_relative,
         ratio.finding.value,
+        ratio.interval.n,
+        ratio.interval.cohorts,
+        ratio.pairing.value,
+        ", ".join(one.differs) or None,
     )
-
-
-NOTE = (
-    "Nothing was alternated between datasets, so the interval joins those of both sides and knows nothing "
-    "of what differed "
-    "between the two sessions."
-)
