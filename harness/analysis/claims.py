@@ -34,7 +34,7 @@ class FormulaName(StrEnum):
     ROUTING_OF_GAP = "routing_of_gap"
     PROXY_OVER_RELEASED = "proxy_over_released"
     PROFILE_ADDITIVITY = "profile_additivity"
-    VARIANT_RATIO = "variant_ratio"
+    LLAMA_BENCH_RATIO = "llama_bench_ratio"
     HARNESS_OVERHEAD = "harness_overhead"
     SAMPLER_COST = "sampler_cost"
     WAITING_CPU = "waiting_cpu"
@@ -72,8 +72,6 @@ class Experiment(Struct, frozen=True):
     """How the evidence is made."""
 
     command: str
-    minutes: int
-    gb: float
     hardware: str
 
 
@@ -89,6 +87,7 @@ class Claim(Struct, frozen=True):
     experiment: Experiment
     scope: Scope = Scope()
     direction: Direction | None = None
+    must_hold: float | None = None  # a value that the interval must include besides: no difference was detected
     candidate: str = ""
     baseline: str = ""
     published: float | None = None

@@ -8,6 +8,7 @@ from harness.analysis.attribution import attribution
 from harness.analysis.cells import CellRuns, Speed
 from harness.analysis.claims import Claim, FormulaName
 from harness.analysis.cost_formulas import sampler_cost, waiting_cpu
+from harness.analysis.crosscheck_formula import llama_bench_ratio
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
 from harness.analysis.profile_formulas import routing_of_gap, routing_share
@@ -49,15 +50,6 @@ def _proxy_over_released(evidence: Evidence, claim: Claim) -> Iterator[Observati
         one, other = ratio.candidate.model, ratio.baseline.model
         kinds = (one.weights, other.weights) == (Weights.PROXY, Weights.RELEASED)
         if kinds and one.name == other.name and claim.candidate in ("", one.name) and _is_decode(ratio):
-            yield _of_ratio(ratio)
-
-
-def _variant_ratio(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
-    """A variant of the settings (`claim.candidate`) against the plain cell (`claim.baseline`) of the same model."""
-    for ratio in evidence.ratios:
-        variants = (ratio.candidate.settings.variant, ratio.baseline.settings.variant)
-        same_model = ratio.candidate.model == ratio.baseline.model
-        if variants == (claim.candidate, claim.baseline) and same_model and _is_decode(ratio):
             yield _of_ratio(ratio)
 
 
@@ -131,7 +123,7 @@ FORMULAS: dict[FormulaName, Formula] = {
     FormulaName.ROUTING_OF_GAP: routing_of_gap,
     FormulaName.PROFILE_ADDITIVITY: _profile_additivity,
     FormulaName.PROXY_OVER_RELEASED: _proxy_over_released,
-    FormulaName.VARIANT_RATIO: _variant_ratio,
+    FormulaName.LLAMA_BENCH_RATIO: llama_bench_ratio,
     FormulaName.HARNESS_OVERHEAD: _harness_overhead,
     FormulaName.SAMPLER_COST: sampler_cost,
     FormulaName.WAITING_CPU: waiting_cpu,

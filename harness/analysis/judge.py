@@ -73,7 +73,7 @@ def _weigh(evidence: Evidence, claim: Claim, seen: Observation) -> tuple[Verdict
 def _strangers(claim: Claim, seen: Observation) -> list[str]:
     """Why the observation can't satisfy the claim, in words."""
     setups = [cell.setup for cell in seen.cells]
-    found = []
+    found = list(seen.faults)
     if any(setup.origin is not Origin.MEASURED for setup in setups):
         found.append(
             f"{next(s.origin for s in setups if s.origin is not Origin.MEASURED).value} records satisfy no claim"
@@ -103,6 +103,11 @@ def _by_tolerance(claim: Claim, seen: Observation) -> tuple[Verdict, str]:
     if interval.low is None or interval.high is None:
         return Verdict.NOT_COMPARABLE, f"too few observations for an interval. {_told(claim, seen)}"
     if band.low <= interval.low and interval.high <= band.high:
+        if claim.must_hold is not None and interval.excludes(claim.must_hold):
+            why = (
+                f"within {_band(claim)}, but a difference was detected: {_figure(claim, claim.must_hold)} lies outside"
+            )
+            return Verdict.DIRECTION_ONLY, f"{why}. {_told(claim, seen)}"
         return Verdict.REPRODUCED, f"the whole interval lies within {_band(claim)}. {_told(claim, seen)}"
     if claim.direction is not None:
         return _by_direction(claim, seen, f"the interval leaves {_band(claim)}. ")

@@ -14,6 +14,7 @@ class Observation(Struct, frozen=True):
     cells: tuple[Cell, ...]
     run_ids: tuple[str, ...]
     remark: str = ""
+    faults: tuple[str, ...] = ()  # why it can satisfy no claim, whatever its value
 
     @property
     def watermarks(self) -> tuple[str, ...]:

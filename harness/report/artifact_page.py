@@ -23,24 +23,38 @@ OUTPUTS = {  # where a reader finds the numbers behind a verdict, below the repo
     FormulaName.ROUTING_OF_GAP: ("tables/attribution.csv",),
     FormulaName.PROXY_OVER_RELEASED: ("tables/proxy_validity.csv",),
     FormulaName.PROFILE_ADDITIVITY: ("tables/attribution.csv",),
-    FormulaName.VARIANT_RATIO: ("tables/crosscheck.csv",),
+    FormulaName.LLAMA_BENCH_RATIO: ("tables/crosscheck.csv",),
     FormulaName.HARNESS_OVERHEAD: ("tables/quality.csv",),
+    FormulaName.SAMPLER_COST: ("tables/sampler_cost.csv",),
+    FormulaName.WAITING_CPU: ("tables/quality.csv",),
 }
 
 
-class SuiteLine(Struct, frozen=True):
-    """What a suite costs, as its file and the plan tell."""
+class Cost(Struct, frozen=True):
+    """What a command takes, as its plan estimates."""
 
-    name: str
-    title: str
-    minutes: int  # machine time on 2 cores and 24 GB
-    weight_bytes: int  # of all models that it needs
-    experiments: tuple[str, ...]
+    minutes: int  # machine time
+    weight_bytes: int  # of all models that it needs, on disk
+    memory_bytes: int  # of the workers that are alive together
 
     @property
     def gb(self) -> str:
         """Disk that the weights take, in GB."""
         return f"{self.weight_bytes / 1e9:.1f}"
+
+    @property
+    def memory_gb(self) -> str:
+        """Memory, in GB."""
+        return f"{self.memory_bytes / 1e9:.1f}"
+
+
+class SuiteLine(Struct, frozen=True):
+    """One row of the table of suites."""
+
+    name: str
+    title: str
+    cost: Cost  # on 2 cores and 24 GB, with proxies
+    experiments: tuple[str, ...]
 
 
 class ClaimLine(Struct, frozen=True):
@@ -48,6 +62,7 @@ class ClaimLine(Struct, frozen=True):
 
     id: str
     claim: Claim
+    cost: Cost
 
     @property
     def outputs(self) -> str:
@@ -62,14 +77,15 @@ class ClaimLine(Struct, frozen=True):
         return f"{published}{tolerance.low:g} to {tolerance.high:g}"
 
 
-def artifact_text(claims: Mapping[str, Claim], suites: Sequence[SuiteLine]) -> str:
+def artifact_text(claims: Mapping[str, Claim], costs: Mapping[str, Cost], suites: Sequence[SuiteLine]) -> str:
     """The page.
 
     Args:
         claims: by id, in the order of the file.
+        costs: of each claim's experiment.
         suites: in the order in which they are to stand.
     """
-    lines = tuple(ClaimLine(id=id_, claim=claim) for id_, claim in claims.items())
+    lines = tuple(ClaimLine(id=id_, claim=claim, cost=costs[id_]) for id_, claim in claims.items())
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=False,  # noqa: S701 - Markdown; cells are escaped by the filter

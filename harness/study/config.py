@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,13 @@ from harness.terms import DeviceKind, FlashAttention, KvType, RunKind, TokenSour
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Label = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class Order(StrEnum):
+    """In which order the processes of a block follow one another, where each has the machine to itself."""
+
+    RANDOM = "random"
+    ALTERNATING = "alternating"  # as the models are listed in even blocks, reversed in odd ones, nothing between them
 
 
 class Variation(Struct, frozen=True):
@@ -53,6 +61,7 @@ class Experiment(Struct, frozen=True):
     prefill_every: NotNegative = 1  # a prefill burst in every n-th round; 0: never
     sampler_cost: bool = False  # every round decodes twice, with the sampler at work and with it paused
     use_mmap: bool | None = None  # null: as the device profile says
+    order: Order = Order.RANDOM
     prompts: tuple[str, ...] = ()  # ids of configs/prompts.toml, or "all"; text needs released weights
     vary: Variation = Variation()
 
@@ -95,6 +104,9 @@ def load_suite(root: Path, name: str) -> Suite:
     suite = read_toml(_find(root / "configs" / "suites", name, "suite"), Suite)
     names = [experiment.name for experiment in suite.experiments]
     doubled = sorted({name for name in names if names.count(name) > 1})
+    for experiment in suite.experiments:
+        if experiment.order is Order.ALTERNATING and experiment.kind is not RunKind.SOLO:
+            raise UsageError(f"{experiment.name}: only solo runs have an order", where=f"configs/suites/{name}.toml")
     if doubled:
         raise UsageError(f"two experiments are named {doubled[0]!r}", where=f"configs/suites/{name}.toml")
     return suite

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from harness.records import SCHEMA_VERSION, ModelRef, RunSpec, Schedule, Settings, Workload
-from harness.study.config import Device, Experiment, Suite
+from harness.study.config import Device, Experiment, Order, Suite
 from harness.terms import BurstKind, DeviceKind, EngineKind, EnvironmentKind, RunKind, TokenSource, Weights
 
 CONTEXT_STEP_TOKENS = 256  # llama.cpp pads the cache to this
@@ -117,11 +117,28 @@ def build(
     ]
     ordered: list[Cohort] = []
     for block in sorted({cohort.block for cohort in cohorts}):
-        members = [cohort for cohort in cohorts if cohort.block == block]
-        random.Random(f"{seed}:{block}").shuffle(members)  # noqa: S311 - an order, no secret
-        ordered.extend(members)
+        units = _units([cohort for cohort in cohorts if cohort.block == block])
+        random.Random(f"{seed}:{block}").shuffle(units)  # noqa: S311 - an order, no secret
+        ordered.extend(cohort for unit in units for cohort in unit)
     numbered = tuple(replace(cohort, order=order, seed=seed) for order, cohort in enumerate(ordered))
     return Plan(suite=name, device=device.kind, seed=seed, machine=machine, cohorts=numbered)
+
+
+def _units(members: Sequence[Cohort]) -> list[list[Cohort]]:
+    """What is shuffled: each cohort by itself, but an experiment with an order of its own as a whole."""
+    units: list[list[Cohort]] = []
+    whole: dict[str, list[Cohort]] = {}
+    for cohort in members:
+        if cohort.experiment.order is Order.RANDOM:
+            units.append([cohort])
+        elif cohort.experiment.name in whole:
+            whole[cohort.experiment.name].append(cohort)
+        else:
+            units.append(whole.setdefault(cohort.experiment.name, [cohort]))
+    for unit in whole.values():
+        if unit[0].block % 2:
+            unit.reverse()
+    return units
 
 
 def _cohorts(
@@ -151,8 +168,12 @@ def _groups(experiment: Experiment, cells: tuple[Cell, ...]) -> list[tuple[Cell,
 
 
 def _fits(cells: Sequence[Cell], machine: Machine, size_of: SizeOf) -> bool:
-    needed = sum(size_of(cell.key) * RESIDENT_FACTOR + RESIDENT_EXTRA_BYTES for cell in cells)
-    return needed <= COHORT_MEMORY_SHARE * machine.memory_available_bytes
+    return resident_bytes(cells, size_of) <= COHORT_MEMORY_SHARE * machine.memory_available_bytes
+
+
+def resident_bytes(cells: Sequence[Cell], size_of: SizeOf) -> float:
+    """Memory that workers of these cells take while they are alive together, about."""
+    return sum(size_of(cell.key) * RESIDENT_FACTOR + RESIDENT_EXTRA_BYTES for cell in cells)
 
 
 def _cells(experiment: Experiment, suite: Suite, device: Device, weights: Weights, machine: Machine) -> Iterable[Cell]:

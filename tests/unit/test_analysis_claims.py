@@ -324,16 +324,6 @@ def test_b4_harness_overhead(tmp_path: Path, overhead_ns: int, wanted: Verdict) 
     assert found.verdict is wanted, found.reason
 
 
-@pytest.mark.parametrize(("ratio", "wanted"), [(1.01, Verdict.REPRODUCED), (1.2, Verdict.NOT_REPRODUCED)])
-def test_b3_agreement_with_llama_bench(tmp_path: Path, ratio: float, wanted: Verdict) -> None:
-    bench = replace(LLAMA, token_ns=int(LLAMA.token_ns / ratio))
-    lab = MEASURED.with_(experiment="crosscheck")
-    outside = lab.with_(settings=Settings(threads=2, variant="llama-bench"), seed=2)
-    records = [*factory.solos(lab, (LLAMA,), blocks=12), *factory.solos(outside, (bench,), blocks=12)]
-    found = verdict(tmp_path, "B3", records)
-    assert found.verdict is wanted, found.reason
-
-
 def test_claims_without_data_are_not_run_and_none_is_passed(tmp_path: Path) -> None:
     records = list(factory.rounds(MEASURED, (LLAMA,)))
     found = {v.id: v.verdict for v in judge(Evidence.of([factory.write(tmp_path, records)]), CLAIMS)}
