@@ -7,9 +7,10 @@ The error is a bound under these assumptions, none of which a reading can prove:
 - *sampling*: between two readings power stays within their span. Where inside a span it moves is chance, so that such
   errors add up like independent uniform ones, to three sigma, and never to more than their plain sum.
 - *edges*: the piece of a span that a window takes may hold either end of the span; since power jumps where a turn
-  begins, these errors have one sign in every window and add up plainly.
-- *age*: where changed readings do not follow one another closely, one may be as old as the time between two readings,
-  or half the time between two changes. An age that is always the same only matters where power at the edges differs.
+  begins and ends, these errors have one sign in every window and add up plainly, and so do those of the next two spans.
+- *age*: a sensor that is renewed more slowly than it is read is as old as the time between two readings, or half the
+  time between two changes. An age that is always the same only matters where power at the edges differs. A sensor that
+  was once seen to change at several readings in a row is not slow: its readings are taken as fresh.
 - *hidden*: once a figure, a transient that no reading hit, shorter than the time between two updates, with at most as
   much energy as the window takes in that time. A counter misses nothing, but does not tell on which side of an edge a
   transient lay.
@@ -39,7 +40,8 @@ NOT_COVERED = "the window is not covered by readings"
 GAP = "a gap in the readings"
 _PACE_QUANTILE = 0.1
 _REPEATS = 1.5  # readings come this much faster than updates: then several stand for one update
-_FRESH_SHARE = 0.9  # of changes follow another at the next reading: then none is taken for old
+_FRESH_RUN = 8  # changes at readings in a row: a sensor slower than the readings by an eighth would have repeated one
+_EDGE_SPANS = 2  # whole spans next to an edge in which a turn's jump of power may lie
 _SIGMAS = 3.0  # of a sum of independent errors, each uniform within its bound: variance = bound squared over 3
 
 
@@ -103,9 +105,10 @@ class Curve:
         self._holes = np.flatnonzero(gaps > GAP_PERIODS * self._period)
 
     def _repeats(self) -> bool:
-        """Whether readings stand still between changes more often than a sensor that is always fresh would."""
-        gaps = self._changed[1:] - self._changed[:-1]
-        return bool(np.count_nonzero(gaps <= _REPEATS * self._period) < _FRESH_SHARE * gaps.size)
+        """Whether readings never changed several times in a row."""
+        breaks = np.flatnonzero(self._changed[1:] - self._changed[:-1] > _REPEATS * self._period)
+        borders = np.concatenate([[-1], breaks, [len(self._changed) - 1]])
+        return bool((borders[1:] - borders[:-1]).max() < _FRESH_RUN)
 
     @property
     def update_ns(self) -> float:
@@ -154,8 +157,11 @@ class Curve:
         held = levels[:count] * (cut.left - starts) + levels[count:] * (ends - cut.right)  # no reading lies beyond
         energy = primitives[count:] - primitives[:count] + held
         spans = np.abs(self._rises) * (self._spans + self._age) / 2
-        free, squares = (_between(values, cut.first, cut.last) for values in (spans, spans**2))
-        edges = held + self._edge_pieces(cut) + (self._age * self._swing(cut) if self._age else 0.0)
+        inner = np.minimum(cut.first + _EDGE_SPANS, np.maximum(cut.last, cut.first))  # spans between are chance alone
+        outer = np.maximum(cut.last - _EDGE_SPANS, inner)
+        free, squares = (_between(values, inner, outer) for values in (spans, spans**2))
+        edges = held + self._edge_pieces(cut) + _between(spans, cut.first, inner) + _between(spans, outer, cut.last)
+        edges += self._age * self._swing(cut) if self._age else 0.0
         steps = self._step * (ends - starts) / 2
         chance = steps * np.minimum(1.0, np.sqrt(3.0 / np.maximum(updates, 1)))
         hidden = energy / np.maximum(ends - starts, 1.0) * self._update
@@ -172,8 +178,8 @@ class Curve:
         """Windows as far as readings reach: nothing is interpolated over a hole or beyond the readings."""
         at = self._at
         holes = np.append(self._spans > GAP_PERIODS * self._update, True)
-        first = np.searchsorted(at, starts, side="left")
-        last = np.searchsorted(at, ends, side="right") - 1
+        first = np.searchsorted(at, starts, side="right")
+        last = np.searchsorted(at, ends, side="left") - 1
         near, far = at[np.minimum(first, len(at) - 1)], at[np.maximum(last, 0)]
         no_left, no_right = (first == 0) | holes[np.maximum(first - 1, 0)], (last < 0) | holes[np.maximum(last, 0)]
         left = np.where(no_left, np.minimum(np.maximum(near, starts), ends), starts)
@@ -246,8 +252,8 @@ class _Cut:
 
     left: Floats  # where interpolation begins and ends
     right: Floats
-    first: Ints  # first reading at or after the start
-    last: Ints  # last reading at or before the end
+    first: Ints  # first reading after the start
+    last: Ints  # last reading before the end
     near: Floats  # their moments
     far: Floats
 

@@ -378,6 +378,34 @@ def test_random_counters_lie_within_the_stated_error(
     )
 
 
+@st.composite
+def bursts_from_idle(draw: st.DrawFn) -> tuple[Wave, list[tuple[float, float]]]:
+    """Equal bursts of work out of an idle level: power jumps at both edges of every window, or a little inside."""
+    locked = draw(st.booleans())  # everything a multiple of the sampling period: errors have one sign throughout
+    length, pause = draw(st.integers(4, 20)) / 10, draw(st.integers(3, 9)) / 10
+    length, pause = (length, pause) if locked else (length * 1.017, pause * 0.983)
+    late = draw(st.sampled_from([0.0, 0.0, 0.03, 0.12]))
+    idle, work = draw(st.floats(3000, 5000)), draw(st.floats(5500, 12000))
+    times, powers, windows = [0.0], [idle], []
+    for number in range(draw(st.integers(2, 14))):
+        start = 1.0 + number * (length + pause)
+        windows.append((start, start + length))
+        stirred = [work + 90.0 * ((3 * number + k) % 5 - 2) for k in range(2)]
+        times += [start + late, start + late, start + length - late, start + length - late]
+        powers += [powers[-1], stirred[0], stirred[1], idle + 45.0 * (number % 3)]
+    return Wave((*times, times[-1] + 3.0), (*powers, idle)), windows
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(bursts_from_idle(), st.sampled_from([0.0, 0.0, 0.017, 0.05, 0.093]), st.sampled_from([1.0, 40.0]))
+def test_random_bursts_from_idle_lie_within_the_stated_error(
+    bursts: tuple[Wave, list[tuple[float, float]]], phase_s: float, step_mw: float
+) -> None:
+    wave, windows = bursts
+    channel = power_channel(wave, span_s=wave.times_s[-1] - 0.1, phase_s=phase_s, step_mw=step_mw)
+    holds(energy(channel, *windows), sum(wave.energy_mj(*window) for window in windows))
+
+
 def noisy(level_mw: float, span_s: float) -> Wave:
     """A level that moves by a few sensor steps from reading to reading, as real ones do."""
     count = int(span_s / 0.1) + 2
