@@ -55,7 +55,7 @@ def build_llama_bench(root: Path, commit: str, folder: Path, say: Say, flags: st
     wanted = f"{commit} {version(PACKAGE)} {chosen}"
     if program.exists() and mark.exists() and mark.read_text() == wanted:
         return program
-    source = _source(root, folder, say)
+    source = llama_cpp_source(root, folder, say)
     say("compiling llama-bench, about five minutes on two cores")
     log = folder / "build.log"
     _run(["cmake", "-S", str(source), "-B", str(build), *cmake_flags(chosen, commit)], log)
@@ -88,8 +88,13 @@ def pinned_requirement(lock: str) -> str:
     return match[0] + "\n"
 
 
-def _source(root: Path, folder: Path, say: Say) -> Path:
-    """llama.cpp's folder in the unpacked source distribution."""
+def llama_cpp_source(root: Path, folder: Path, say: Say) -> Path:
+    """llama.cpp's folder in the pinned source distribution, fetched and unpacked below `folder`.
+
+    Raises:
+        IntegrityError: the source distribution is not the pinned one.
+        EnvironmentLacking: no network, no space.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     requirement = folder / "requirement.txt"
     lock = (root / "requirements" / "runtime.lock").read_text(encoding="utf-8")
