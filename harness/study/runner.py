@@ -44,8 +44,8 @@ class StopFlag:
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for number, handler in previous.items():  # once asked to stop, nothing is left for another request to stop
+                signal.signal(number, signal.SIG_IGN if self.requested else handler)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:

@@ -7,27 +7,22 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import docker_engine
 import pytest
 import studies
 import wheelhouse
-from msgspec.structs import replace
+from container_ground import CACHE, NAME, Built, copy_checkout, image_on_an_engine
 
 from harness import protocol
 from harness.errors import EnvironmentLacking
-from harness.models import registry
-from harness.models.proxy import write
-from harness.models.shapes import of, tiny
 from harness.protocol import Task, Turn
 from harness.records import Record
 from harness.study import plan as planning
@@ -39,14 +34,11 @@ from harness.study.environments.workers import ContainerEnvironment
 from harness.study.link import Limits, Link, LinkBroken
 from harness.study.runner import Runner, StopFlag
 from harness.study.store import Store, read
-from harness.study.weights import Located
-from harness.terms import BurstKind, DeviceKind, Ending, EnvironmentKind, RunKind, Weights
+from harness.terms import BurstKind, DeviceKind, Ending, EnvironmentKind, RunKind
 
 ROOT = Path(__file__).parents[2]
-CACHE = ROOT / ".cache" / "docker-tests"  # base and wheelhouse, for the next run on this machine
 SMALL_BYTES = 32 << 20  # less than a worker needs to import llama.cpp
 BUILD_ID = "test"
-NAME = "olmoe-1b-7b"
 MISSING = docker_engine.missing()
 
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(MISSING), reason=f"no engine of our own: {MISSING}")]
@@ -83,33 +75,11 @@ os.kill(int(worker.name), signal.SIGSEGV)
 """
 
 
-@dataclass(frozen=True)
-class Built:
-    """An engine with the image on it, and weights for its workers."""
-
-    root: Path  # a copy of the checkout: what others edit meanwhile does not change the image's context
-    address: str
-    image_id: str
-    weights: Located
-    words: tuple[str, ...]
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """One engine for all tests here; its runtime `nvidia` is runc, as on an emulated board."""
-    folder = tmp_path_factory.mktemp("engine")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    wheels = wheelhouse.fill(ROOT, CACHE / "wheelhouse")
-    root = copy_checkout(folder / "checkout")
-    runtime = f"nvidia={shutil.which('runc')}"
-    with pytest.MonkeyPatch.context() as patch, docker_engine.engine(folder, "--add-runtime", runtime) as address:
-        patch.setenv("DOCKER_HOST", address)
-        docker_engine.import_base(address, CACHE)
-        words: list[str] = []
-        options = BuildOptions(wheelhouse=wheels, base=docker_engine.BASE)
-        image_id = image_build.build(root, DeviceKind.CPU, options, words.append)
-        yield Built(root, address, image_id, tiny_weights(folder), tuple(words))
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    with image_on_an_engine(tmp_path_factory.mktemp("engine")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -118,20 +88,6 @@ def environment(built: Built) -> Iterator[ContainerEnvironment]:
     yield made
     made.close()
     assert docker_engine.docker(built.address, "ps", "-aq") == ""
-
-
-def copy_checkout(target: Path) -> Path:
-    for folder in ("docker", "harness", "requirements"):
-        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", target)
-    return target
-
-
-def tiny_weights(folder: Path) -> Located:
-    made = write(tiny(of(registry.load(ROOT).get(NAME))), "Q4_K_M", out=folder / "tiny.gguf")
-    key = planning.ModelKey(name=NAME, file_type="Q4_K_M", weights=Weights.PROXY)
-    ref = replace(studies.model_ref(key), file=made.path.name, sha256=made.sha256, architecture=made.architecture)
-    return Located(path=made.path, ref=ref)
 
 
 def small_plan(*limits: int) -> planning.Plan:

@@ -5,19 +5,18 @@ Bounded by default; MOE_TORTURE=whole runs all of it, MOE_TORTURE_SEED=N at othe
 
 from __future__ import annotations
 
-import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from torture import SEED, Ground, count, kill
+from torture import WHOLE, Ground, count
+from torturer import NATIVE, PATIENCE_S, Torturer
 
 from harness.errors import ExitCode
+from harness.terms import Ending
 
 pytestmark = pytest.mark.torture
-PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -26,81 +25,26 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("weights") / "models"
 
 
-def undisturbed(folder: Path, models: Path, engine: str) -> set[str]:
-    """Ids of the runs of a study that nobody disturbs."""
-    ground = Ground(folder, models, engine)
-    assert ground.start().wait(PATIENCE_S) == 0, ground.last_words()
-    ground.expect_clean()
-    ground.expect_no_process()
-    return set(ground.recorded())
-
-
-class Torturer:
-    """Runs the matrix again and again and kills in the midst of it, until enough have died."""
-
-    def __init__(self, folder: Path, models: Path, engine: str, expected: set[str], span_s: float) -> None:
-        self._folder, self._models, self._engine, self._expected = folder, models, engine, expected
-        self._random = random.Random(f"{SEED}:{engine}")
-        self._span_s = span_s  # of a session before the next death
-        self.deaths = {"runner": 0, "worker": 0, "sampler": 0}
-        self.matrices = self.sessions = self.torn = 0
-
-    def run(self, wanted: int) -> None:
-        """Until `wanted` processes have been killed, then to the end of the last matrix."""
-        while self.total < wanted:
-            self._matrix(wanted)
-
-    @property
-    def total(self) -> int:
-        return sum(self.deaths.values())
-
-    def __str__(self) -> str:
-        killed = f"{self.total} killed {self.deaths} in {self.sessions} sessions of {self.matrices} studies"
-        return f"{killed} of {len(self._expected)} runs; {self.torn} torn tails set aside; nothing lost"
-
-    def _matrix(self, wanted: int) -> None:
-        ground = Ground(self._folder / str(self.matrices), self._models, self._engine)
-        self.matrices += 1
-        code: int | None = None
-        while code not in (ExitCode.OK, ExitCode.RUNS_FAILED):
-            code = self._session(ground, wanted)
-            ground.expect_no_process()
-            ground.expect_nothing_lost()
-        assert set(ground.recorded()) == self._expected
-        ground.expect_clean()
-        self.torn += len(list(ground.out.glob("*.torn-*")))
-
-    def _session(self, ground: Ground, wanted: int) -> int:
-        """One session, with deaths until the runner itself is dead or done; its exit code."""
-        self.sessions += 1
-        runner = ground.start()
-        while self.total < wanted:
-            try:
-                return runner.wait(self._random.uniform(0.0, self._span_s))
-            except subprocess.TimeoutExpired:
-                kind = self._random.choice(("runner", "worker", "worker", "sampler"))
-                victims = ground.victims(kind)
-                if victims:
-                    kill(self._random.choice(victims))
-                    self.deaths[kind] += 1
-        code = runner.wait(PATIENCE_S)
-        assert code in (ExitCode.OK, ExitCode.RUNS_FAILED, -signal.SIGKILL), ground.last_words()
-        return code
-
-
 @pytest.mark.parametrize(
-    ("engine", "wanted", "span_s"),
+    ("engine", "wanted", "span_s", "part"),
     [
-        ("fake", count(bounded=12, whole=200), 2.5),
-        pytest.param("llama", count(bounded=3, whole=20), 8.0, marks=pytest.mark.llama),
+        *(("fake", count(bounded=12, whole=50), 2.5, part) for part in range(4 if WHOLE else 1)),
+        *(
+            pytest.param("llama", count(bounded=3, whole=10), 8.0, part, marks=pytest.mark.llama)
+            for part in range(2 if WHOLE else 1)
+        ),
     ],
-    ids=["fake", "llama"],
 )
 def test_killed_at_random_moments(
-    tmp_path: Path, models: Path, engine: str, wanted: int, span_s: float, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    models: Path,
+    engine: str,
+    wanted: int,
+    span_s: float,
+    part: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected = undisturbed(tmp_path / "undisturbed", models, engine)
-    torturer = Torturer(tmp_path, models, engine, expected, span_s)
+    torturer = Torturer(tmp_path, lambda folder: Ground(folder, models, engine), NATIVE, span_s, part)
     torturer.run(wanted)
     with capsys.disabled():
         print(f"\n{engine}: {torturer}")  # noqa: T201 - what was tried, for the reader of the log
@@ -131,6 +75,22 @@ def test_a_request_to_stop_keeps_what_is_finished(
     assert ground.start().wait(PATIENCE_S) == ExitCode.OK, ground.last_words()
     ground.expect_clean()
     ground.expect_nothing_lost()
+
+
+def test_a_killed_worker_is_one_failed_run_and_exit_code_5(tmp_path: Path, models: Path) -> None:
+    ground = Ground(tmp_path, models)
+    runner = ground.start()
+    deadline = time.monotonic() + PATIENCE_S
+    while not (victims := ground.victims("worker")):
+        assert time.monotonic() < deadline, ground.last_words()
+        time.sleep(0.02)
+    victims[0]()
+    assert runner.wait(PATIENCE_S) == ExitCode.RUNS_FAILED, ground.last_words()
+    endings = [record.termination for record in ground.records() if record.termination.ending is not Ending.OK]
+    assert [(one.ending, one.signal, one.oom_killed) for one in endings] == [(Ending.CRASH, signal.SIGKILL, False)]
+    ground.expect_no_process()
+    ground.expect_nothing_lost()
+    ground.expect_clean()
 
 
 def test_two_runners_on_one_dataset(tmp_path: Path, models: Path) -> None:

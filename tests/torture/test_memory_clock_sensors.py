@@ -129,9 +129,13 @@ def expect_true_intervals(record: Record, begun_ns: int, lasted_ns: int) -> None
         assert begun_ns < channel.at_ns[0] < channel.at_ns[-1] < begun_ns + lasted_ns
 
 
+def rails_of(folder: Path) -> Path:
+    return next(folder.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/*"))
+
+
 def blinded(folder: Path) -> None:
     """Each rail of the board fails in its own way: garbage, a folder in the place of the file, no file at all."""
-    rails = next(folder.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/*"))
+    rails = rails_of(folder)
     (rails / "in1_input").write_bytes(b"\xff\xfe nan")
     (rails / "curr2_input").unlink()
     (rails / "curr2_input").mkdir()
@@ -143,13 +147,16 @@ def test_sensors_that_can_not_be_read_any_more_give_no_number(tmp_path: Path) ->
     board = board_tree.jetson(tmp_path / "board")
     broken_ns: list[int] = []
 
-    def blind(total: int) -> None:
-        if total == 10:
+    def live(total: int) -> None:
+        if total < 10:
+            for number in (1, 2, 3):  # readings that never change would be told as such
+                board_tree.write(rails_of(board) / f"curr{number}_input", 1000 + 7 * total)
+        elif total == 10:
             blinded(board)
             broken_ns.append(now_ns())
 
     with SamplerHandle.start(Start(root=str(board), period_ns=PERIOD_NS)) as sampler:
-        (record,) = measured(tmp_path / "out", Listener(blind), sampler=sampler)
+        (record,) = measured(tmp_path / "out", Listener(live), sampler=sampler)
     assert record.termination.ending is Ending.OK
     assert TaintKind.SENSOR_LOST in kinds(record)
     assert record.telemetry is not None

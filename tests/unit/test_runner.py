@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,15 @@ from harness.study.plan import Plan
 from harness.study.runner import StopFlag
 from harness.study.store import RUNS, SUMS, DatasetInfo, Store
 from harness.terms import BurstKind, Ending, Origin, RunKind, TaintKind, Weights
+
+
+@pytest.fixture(autouse=True)
+def signals_of_the_tests_own() -> Iterator[None]:
+    """A study that was asked to stop leaves both signals ignored: its process is about to end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def run(
@@ -130,6 +140,15 @@ def test_ctrl_c_once_keeps_finished_runs_and_resume_runs_the_rest(tmp_path: Path
 def test_sigterm_stops_like_ctrl_c(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, listener=Listener(lambda rounds: os.kill(os.getpid(), signal.SIGTERM) if rounds == 5 else None))
+    assert 0 < len(ids(tmp_path)) < len(PLANNED)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_request_that_comes_late_changes_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """While the process ends it would turn exit code 130 into a death by signal."""
+    with pytest.raises(Interrupted):
+        run(tmp_path, listener=Listener(lambda rounds: os.kill(os.getpid(), number) if rounds == 5 else None))
+    os.kill(os.getpid(), number)
     assert 0 < len(ids(tmp_path)) < len(PLANNED)
 
 
