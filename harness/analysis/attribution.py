@@ -6,7 +6,7 @@ net: each timed stretch bears one callback and synchronisation, whose cost nodes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -110,11 +110,6 @@ def by_layer(runs: CellRuns) -> dict[str, dict[NodeCategory, float]]:
             for category, time_ns in sums.items():
                 row[category] = row.get(category, 0.0) + time_ns / tokens
     return dict(sorted(layers.items(), key=lambda item: int(item[0]) if item[0].isdigit() else -1))
-
-
-def predicted_slowdown(found: Attribution, growth: Mapping[NodeCategory, float]) -> float:
-    """Time per token, relative to now, if some categories cost `growth` times as much: what a share claims."""
-    return 1 + sum(share.share.value * (growth.get(share.category, 1.0) - 1) for share in found.shares)
 
 
 def _present(found: Iterable[NodeProfile]) -> tuple[NodeCategory, ...]:

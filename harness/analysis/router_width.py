@@ -1,17 +1,18 @@
-"""The profiler put to the test: what a wider router costs by the clock, against what its share of node times says.
+"""The profiler put to the test: what a wider router costs by the clock, against what the shares of node times say.
 
-Two models that differ only in how many experts exist take turns, unprofiled. The router's work grows with that number,
-every other category stays as it is; so the share that the profiler gave the router of the narrow one predicts how much
-slower the wide one is.
+Two models that differ only in how many experts exist take turns, unprofiled. Both were profiled too. If the router is
+the only part that grew, all the rest takes as long in both: time x (1 - share) is the same, so the two shares alone
+predict how much slower the wide model is, whatever the machine's speed was while each was profiled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from harness.analysis.attribution import Attribution, attribution, predicted_slowdown
+from harness.analysis.attribution import share_of
 from harness.analysis.cells import CellRuns
 from harness.analysis.evidence import Evidence
+from harness.analysis.profile_formulas import ROUTING, profiles
 from harness.analysis.ratios import paired_ratio
 from harness.analysis.runs import Cell
 from harness.analysis.stats import Interval
@@ -27,10 +28,15 @@ class RouterWidth(Struct, frozen=True):
     wide: Cell
     narrow: Cell
     growth: float  # times as many experts to choose from
-    router_share: Interval  # of all node times of the narrow model
-    predicted: float
+    narrow_share: Interval  # of the router in all node times
+    wide_share: Interval
     measured: Interval
     run_ids: tuple[str, ...]
+
+    @property
+    def predicted(self) -> float:
+        """The slowdown that the two shares imply."""
+        return (1 - self.narrow_share.value) / (1 - self.wide_share.value)
 
     @property
     def agreement(self) -> float:
@@ -39,38 +45,37 @@ class RouterWidth(Struct, frozen=True):
 
 
 def router_widths(evidence: Evidence) -> Iterator[RouterWidth]:
-    """Every pair of which the narrow model was profiled too."""
-    profiled = [found for runs in evidence.of_kind(RunKind.PROFILE) if (found := attribution(runs)) is not None]
+    """Every pair of which both were profiled."""
+    profiled = [runs for runs in evidence.of_kind(RunKind.PROFILE) if profiles(runs)]
     members = [runs for runs in evidence.of_kind(RunKind.ROUNDS) if runs.cell.model.expert_count]
     for narrow in members:
-        own = next((found for found in profiled if _same_machine_and_model(found.cell, narrow.cell)), None)
-        if own is None:
-            continue
         for wide in members:
             if _differ_in_experts_only(wide.cell, narrow.cell):
-                found = _compare(wide, narrow, own)
+                found = _compare(wide, narrow, profiled)
                 if found is not None:
                     yield found
 
 
-def _compare(wide: CellRuns, narrow: CellRuns, profile: Attribution) -> RouterWidth | None:
-    router = next((part for part in profile.shares if part.category is NodeCategory.ROUTER), None)
+def _compare(wide: CellRuns, narrow: CellRuns, profiled: Sequence[CellRuns]) -> RouterWidth | None:
+    own = [next((p for p in profiled if _same_model(p.cell, runs.cell)), None) for runs in (wide, narrow)]
     ratio = paired_ratio(narrow, wide, BurstKind.DECODE)  # of speeds: the time of the wide over that of the narrow
-    if router is None or ratio is None:
+    if own[0] is None or own[1] is None or ratio is None:
         return None
-    growth = wide.cell.model.expert_count / narrow.cell.model.expert_count
+    shares = [share_of(profiles(runs), ROUTING, tuple(NodeCategory)) for runs in (own[0], own[1])]
+    if shares[0] is None or shares[1] is None:
+        return None
     return RouterWidth(
         wide=wide.cell,
         narrow=narrow.cell,
-        growth=growth,
-        router_share=router.share,
-        predicted=predicted_slowdown(profile, {NodeCategory.ROUTER: growth}),
+        growth=wide.cell.model.expert_count / narrow.cell.model.expert_count,
+        narrow_share=shares[1],
+        wide_share=shares[0],
         measured=ratio.interval,
-        run_ids=ratio.run_ids + profile.run_ids,
+        run_ids=ratio.run_ids + own[0].run_ids + own[1].run_ids,
     )
 
 
-def _same_machine_and_model(one: Cell, other: Cell) -> bool:
+def _same_model(one: Cell, other: Cell) -> bool:
     return (one.dataset, one.setup, one.model) == (other.dataset, other.setup, other.model)
 
 

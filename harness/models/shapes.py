@@ -79,26 +79,19 @@ def of(model: Model) -> Shape:
 
 
 def varied(
-    shape: Shape,
-    *,
-    layers: int | None = None,
-    experts: int | None = None,
-    used: int | None = None,
-    expert_ffn: int | None = None,
+    shape: Shape, *, experts: int | None = None, used: int | None = None, expert_ffn: int | None = None
 ) -> Shape:
-    """The same model with other expert counts, another expert width or fewer layers: a member of a family.
+    """The same model with other expert counts or another expert width: a member of the sparsity family.
 
     Raises:
-        UsageError: a dense model, counts that contradict one another, or other layers where not all are alike.
+        UsageError: a dense model, or counts that contradict one another.
     """
-    if layers is not None and (shape.attention_layers or shape.dense_layers):
-        raise UsageError("its layers differ from one another", where=shape.name, cure="leave their number as it is")
     if not shape.experts:
         raise UsageError("a dense model has no experts to vary", where=shape.name or shape.architecture)
-    wanted = {"layers": layers, "experts": experts, "experts_used": used, "expert_ffn": expert_ffn}
+    wanted = {"experts": experts, "experts_used": used, "expert_ffn": expert_ffn}
     changed = {key: value for key, value in wanted.items() if value is not None and value != getattr(shape, key)}
     if any(value < 1 for value in changed.values()):
-        raise UsageError("layers, experts, used experts and expert width are at least 1", where=shape.name)
+        raise UsageError("experts, used experts and expert width are at least 1", where=shape.name)
     count, chosen = changed.get("experts", shape.experts), changed.get("experts_used", shape.experts_used)
     if chosen > count:
         raise UsageError(f"{chosen} of {count} experts cannot be used", where=shape.name, cure="lower --used")

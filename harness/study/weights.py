@@ -138,8 +138,7 @@ def _clone(model: Model, folders: Folders, progress: Callable[[int, int], None])
 def variant_shape(shape: Shape, variant: str) -> tuple[Shape, float]:
     """A shape as a suite's brackets ask for it, and the skew of its router.
 
-    Known: `tiny`, `layers=N`, `experts=N`, `used=N`, `expert-ffn=N`, `dense-twin=active`, `dense-twin=total`,
-    `router-skew=X`.
+    Known: `tiny`, `experts=N`, `used=N`, `expert-ffn=N`, `dense-twin=active`, `dense-twin=total`, `router-skew=X`.
 
     Raises:
         UsageError: anything else.
@@ -152,7 +151,7 @@ def variant_shape(shape: Shape, variant: str) -> tuple[Shape, float]:
                 shape = shapes.tiny(shape)
             case "dense-twin" if value in ("active", "total"):
                 shape = shapes.dense_twin(shape, total=value == "total")
-            case "layers" | "experts" | "used" | "expert-ffn" if value.isdecimal():
+            case "experts" | "used" | "expert-ffn" if value.isdecimal():
                 counts[name.replace("-", "_")] = int(value)
             case "router-skew" if value.replace(".", "", 1).isdecimal():
                 skew = float(value)

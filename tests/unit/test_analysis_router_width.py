@@ -15,19 +15,20 @@ from harness.analysis.tables import router_width as router_width_table
 from harness.terms import NodeCategory
 
 LAB = Lab(rounds=30, cohorts=2, noise=0.004)
-NARROW = replace(OLMOE, variant="layers=2", token_ns=10_000_000)
+NARROW = replace(OLMOE, variant="expert-ffn=128", token_ns=10_000_000)
 PARTS = {NodeCategory.ATTENTION: 5_000_000, NodeCategory.ROUTER: 500_000, NodeCategory.EXPERT_UP: 4_500_000}
 
 
 def wide(token_ns: int, experts: int = 512) -> Model:
     """Only the number of experts differs, and what a token takes."""
-    return replace(NARROW, variant=f"layers=2,experts={experts}", experts=experts, token_ns=token_ns)
+    return replace(NARROW, variant=f"expert-ffn=128,experts={experts}", experts=experts, token_ns=token_ns)
 
 
 def evidence(folder: Path, other: Model, *, profiled: bool = True) -> Evidence:
     records = list(factory.rounds(LAB, [NARROW, other]))
     if profiled:
         records.append(factory.profiled(LAB, NARROW, PARTS))
+        records.append(factory.profiled(LAB, other, PARTS | {NodeCategory.ROUTER: 4_000_000}))
     return Evidence.of([factory.write(folder, records)])
 
 
@@ -52,7 +53,7 @@ def test_a_share_that_is_too_small_shows(tmp_path: Path) -> None:
     "other",
     [
         wide(13_500_000, experts=128),  # only twice as wide
-        replace(wide(13_500_000), variant="layers=4,experts=512"),
+        replace(wide(13_500_000), variant="expert-ffn=64,experts=512"),
         replace(wide(13_500_000), used=64),
     ],
 )

@@ -86,12 +86,6 @@ def test_varied_experts_change_the_total_and_leave_the_active(olmoe: Shape) -> N
     assert (eight.variant, many.variant) == ("experts=8", "experts=128")
 
 
-def test_fewer_layers_keep_each_layer_as_it_is(olmoe: Shape) -> None:
-    two = varied(olmoe, layers=2, experts=512)
-    assert (two.layers, two.experts, two.experts_used, two.embedding) == (2, 512, 8, olmoe.embedding)
-    assert two.variant == "layers=2,experts=512"
-
-
 def test_varied_use_changes_the_active_and_leaves_the_total(olmoe: Shape) -> None:
     one = varied(olmoe, used=1)
     assert parameters_total(one) == parameters_total(olmoe)
