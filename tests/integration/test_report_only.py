@@ -23,9 +23,10 @@ def interpreter(minor: int) -> str | None:
     named = shutil.which(f"python3.{minor}")
     kept = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
     for candidate in (*([named] if named else []), *map(str, kept)):
-        asked = subprocess.run([candidate, "-c", "import ensurepip, venv"], capture_output=True, check=False)
+        code = "import ensurepip, sys, venv; print(sys.executable)"  # the program itself: a shim needs a shell
+        asked = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
         if asked.returncode == 0:
-            return candidate
+            return asked.stdout.strip()
     return None
 
 

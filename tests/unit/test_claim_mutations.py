@@ -154,7 +154,7 @@ CASES = {
         lab=JETSON,
         good=lambda lab: gap(lab, 1_000_000),
         moved=lambda lab: gap(lab, 30_000_000),
-        widened=lambda lab: gap(lab, 5_000_000, spread=0.65),
+        widened=lambda lab: gap(lab, 6_000_000, spread=0.75),
         verdicts=expect(NO, OTHER, OTHER, OTHER, NONE),
     ),
     "B1": Case(
@@ -189,7 +189,7 @@ CASES = {
         lab=MEASURED,
         good=lambda lab: gap(lab, 1_000_000),
         moved=lambda lab: gap(lab, 30_000_000),
-        widened=lambda lab: gap(lab, 5_000_000, spread=0.65),
+        widened=lambda lab: gap(lab, 6_000_000, spread=0.75),
         verdicts=expect(NO, OTHER, YES, YES, NONE),
     ),
 }
