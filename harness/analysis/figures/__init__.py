@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.analysis.evidence import Evidence
 from harness.analysis.figures import (
+    ceiling,
     decode_step,
     depth,
     forest,
@@ -16,7 +17,17 @@ from harness.analysis.figures import (
 from harness.analysis.figures.base import Figure, FigureModule, Missing
 from harness.records import Struct
 
-MODULES: tuple[FigureModule, ...] = (forest, memory, speed_bytes, roofline, decode_step, depth, growth, routing_map)
+MODULES: tuple[FigureModule, ...] = (
+    forest,
+    memory,
+    speed_bytes,
+    roofline,
+    decode_step,
+    depth,
+    growth,
+    routing_map,
+    ceiling,
+)
 
 
 class Drawn(Struct, frozen=True):
