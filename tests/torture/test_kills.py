@@ -17,6 +17,8 @@ from harness.errors import ExitCode
 from harness.terms import Ending
 
 pytestmark = pytest.mark.torture
+FAKE_KILLS = count(bounded=12, whole=50)  # of a part
+LLAMA_KILLS = count(bounded=3, whole=10)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("engine", "wanted", "span_s", "part"),
     [
-        *(("fake", count(bounded=12, whole=50), 2.5, part) for part in range(4 if WHOLE else 1)),
+        *(pytest.param("fake", FAKE_KILLS, 2.5, part, id=f"fake-part{part}") for part in range(4 if WHOLE else 1)),
         *(
-            pytest.param("llama", count(bounded=3, whole=10), 8.0, part, marks=pytest.mark.llama)
+            pytest.param("llama", LLAMA_KILLS, 8.0, part, id=f"llama-part{part}", marks=pytest.mark.llama)
             for part in range(2 if WHOLE else 1)
         ),
     ],
