@@ -17,6 +17,7 @@ from harness.analysis.crosscheck import read_crosscheck
 from harness.analysis.memory_phases import phase_memory
 from harness.analysis.power import pack, why_no_power
 from harness.analysis.runs import Cell, Experts, Run, Setup, Shared, peak_memory, plain_workload
+from harness.analysis.silent import adopted
 from harness.analysis.thermal import peaks
 from harness.analysis.views import DatasetFile, MeasuredView, RecordView
 from harness.crosscheck_file import Crosscheck
@@ -102,9 +103,8 @@ class _Reader:
         lines = sorted(by_id.values(), key=_plan_order)
         self.places += [line.place for line in lines]
         digest_of_all = hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
-        return Dataset(
-            index, read_plan(path), digest_of_all, tuple(line.run for line in lines), superseded, read_crosscheck(path)
-        )
+        runs = adopted([line.run for line in lines])
+        return Dataset(index, read_plan(path), digest_of_all, runs, superseded, read_crosscheck(path))
 
     def _take(self, number: int, digest: bytes, view: RecordView, dataset: int) -> _Line:
         place = self._taken

@@ -96,6 +96,36 @@ def test_waiting_for_the_disk_counts_and_a_neighbour_does_not(tmp_path: Path) ->
         assert (curve.smallest is not None) is counted
 
 
+def silenced(record: Record) -> Record:
+    """As the study writes it when the worker was killed while it loaded: no machine, no build."""
+    host = replace(record.provenance.host, fingerprint="", cpu_model="not told")
+    told = replace(record.provenance, host=host, llama_cpp_commit="not told", build_flags="not told")
+    return replace(record, provenance=told)
+
+
+def test_a_worker_that_was_killed_before_it_spoke_belongs_to_the_machine_of_the_others(tmp_path: Path) -> None:
+    records = under_limits(OLMOE, [(8 * GB, 1.0), (3 * GB, 0.0)])
+    mute = [silenced(one) if one.termination.ending is Ending.OOM else one for one in records]
+    evidence = Evidence.of([factory.write(tmp_path / "one", mute)])
+    (curve,) = curves(evidence)
+    assert len(evidence.setups) == 1
+    assert curve.killed_at is not None
+    assert curve.killed_at.limit_bytes == 3 * GB
+
+
+def test_where_several_machines_are_in_question_it_belongs_to_none(tmp_path: Path) -> None:
+    records = under_limits(OLMOE, [(8 * GB, 1.0), (3 * GB, 0.0)])
+    mute = [silenced(one) if one.termination.ending is Ending.OOM else one for one in records]
+    other = Lab(environment=EnvironmentKind.CONTAINER, llama_cpp_commit="ab" * 20)
+    evidence = Evidence.of([factory.write(tmp_path, [*mute, *factory.solos(other, (LLAMA,))])])
+    assert len(evidence.setups) == 3
+    assert {one.killed_at is not None for one in curves(evidence)} == {False, True}
+    alone = Evidence.of(
+        [factory.write(tmp_path / "alone", [one for one in mute if not one.provenance.host.fingerprint])]
+    )
+    assert len(alone.setups) == 1
+
+
 def test_without_an_unlimited_run_nothing_is_compared(tmp_path: Path) -> None:
     records = [one for one in under_limits(OLMOE, [(8 * GB, 1.0)]) if one.spec.settings.memory_limit_bytes]
     evidence = Evidence.of([factory.write(tmp_path, records)])
