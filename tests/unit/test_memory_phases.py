@@ -126,6 +126,17 @@ def test_the_table_has_one_row_a_phase_with_the_ceiling(tmp_path: Path) -> None:
     assert not any("total" in column.key or "sum" in column.key for column in table.columns)
 
 
+def test_a_fall_of_nothing_is_a_number(tmp_path: Path) -> None:
+    same = tuple(msgspec.structs.replace(one, available_bytes=7 * GB) for one in LEDGER.samples)
+    ledger = msgspec.structs.replace(LEDGER, samples=same)
+    made = []
+    for record in records():
+        assert record.measured is not None
+        made.append(msgspec.structs.replace(record, measured=msgspec.structs.replace(record.measured, memory=ledger)))
+    table = memory_phases.table(Evidence.of([factory.write(tmp_path, made)]))
+    assert set(column(table, "available_fall_bytes")) == {0}
+
+
 def test_peaks_of_a_run_count_what_the_sampler_saw(tmp_path: Path) -> None:
     fallen = seen(channel("MemAvailable", [7e9] * 11 + [0.5e9] + [3e9] * 40))
     made = [msgspec.structs.replace(record, telemetry=fallen) for record in records()]

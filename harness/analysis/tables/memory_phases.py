@@ -10,6 +10,7 @@ from harness.analysis.memory_phases import PHASES, PhaseMemory, unpack
 from harness.analysis.runs import watermarks
 from harness.analysis.tables.base import Column, Row, Style, Table, Value, make
 
+PLANNED = ("weights_bytes", "kv_bytes", "compute_bytes")
 SIZES = (
     ("weights_bytes", "Planned weights"),
     ("kv_bytes", "Planned KV cache"),
@@ -59,8 +60,9 @@ def _order(name: str) -> int:
 
 
 def _sizes(phases: Sequence[PhaseMemory]) -> tuple[Value, ...]:
-    """The largest of all runs; a plan that is not allocated yet is no size."""
-    return tuple(_largest(phases, key) or None for key, _ in SIZES)
+    """The largest of all runs; a plan that is not allocated yet is no size, but a fall of nothing is one."""
+    found = {key: _largest(phases, key) for key, _ in SIZES}
+    return tuple(None if key in PLANNED and not size else size for key, size in found.items())
 
 
 def _rest(phases: Sequence[PhaseMemory], ceiling: int) -> tuple[Value, ...]:
