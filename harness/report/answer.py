@@ -52,7 +52,9 @@ def _answer(evidence: Evidence, setup: Setup, ratios: Sequence[Ratio]) -> Answer
     name = evidence.names.cell(ratios[0].candidate)
     speed = ratios[0].candidate_tokens_per_s
     listed = _listed([comparison.words for comparison in comparisons])
-    where = machine(evidence.hosts[setup.fingerprint])
+    several = len(evidence.datasets) > 1
+    place = f"Dataset {ratios[0].candidate.dataset + 1}: " if several else ""
+    where = place + machine(evidence.hosts[setup.fingerprint])
     return Answer(
         machine=where + (f", {setup.power_mode}" if told(setup.power_mode) else ""),
         sentence=f"{name} generates {speed:.1f} tokens a second: {listed}.",

@@ -11,6 +11,7 @@ from harness.analysis.claims import Claim, FormulaName
 from harness.analysis.claims import Origin as ClaimOrigin
 from harness.records import Struct
 from harness.report import formats
+from harness.units import human_bytes
 
 PAGE = "ARTIFACT.md"
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
@@ -38,14 +39,14 @@ class Cost(Struct, frozen=True):
     memory_bytes: int  # of the workers that are alive together
 
     @property
-    def gb(self) -> str:
-        """Disk that the weights take, in GB."""
-        return f"{self.weight_bytes / 1e9:.1f}"
+    def disk(self) -> str:
+        """What the weights take."""
+        return human_bytes(self.weight_bytes)
 
     @property
-    def memory_gb(self) -> str:
-        """Memory, in GB."""
-        return f"{self.memory_bytes / 1e9:.1f}"
+    def memory(self) -> str:
+        """What the workers take together."""
+        return human_bytes(self.memory_bytes)
 
 
 class SuiteLine(Struct, frozen=True):

@@ -51,10 +51,10 @@ def test_every_claim_and_suite_has_its_row() -> None:
     assert [row.split("**")[1] for row in rows] == list(CLAIMS)
     for row, (id_, claim) in zip(rows, CLAIMS.items(), strict=True):
         assert f"`{claim.experiment.command}`" in row
-        assert f"| {costs[id_].minutes} | 1.2 |" in row
+        assert f"| {costs[id_].minutes} | 1.24 GB |" in row
         assert f"{claim.tolerance.low:g} to {claim.tolerance.high:g}" in row
         assert row.count(" | ") == 5
-    assert "| quick | The quick | a, b | 14 | 7.7 | 11.2 |" in text
+    assert "| quick | The quick | a, b | 14 | 7.65 GB | 11.2 GB |" in text
 
 
 def test_costs_of_claims_are_those_of_their_commands() -> None:

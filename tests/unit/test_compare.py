@@ -103,6 +103,7 @@ def test_the_command_takes_two_datasets(tmp_path: Path) -> None:
     assert {row["differs"] for row in rows} == {"llama.cpp commit"}
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Dataset against dataset" in html
+    assert "Dataset 2: 2-core Synthetic CPU" in html
     assert "no difference detected" in html
     assert "Dataset against dataset" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
