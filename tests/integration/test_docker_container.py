@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import docker_engine
+import inside
 import pytest
 import studies
 import wheelhouse
@@ -42,30 +43,6 @@ BUILD_ID = "test"
 MISSING = docker_engine.missing()
 
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(MISSING), reason=f"no engine of our own: {MISSING}")]
-
-SELF_PORTRAIT = """
-import errno, json, os, socket
-def refusal(work):
-    try:
-        work()
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    return "allowed"
-status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
-print(json.dumps({
-    "uid": os.getuid(), "gid": os.getgid(),
-    "effective": int(status["CapEff"], 16), "bounding": int(status["CapBnd"], 16),
-    "no_new_privileges": status["NoNewPrivs"].strip(),
-    "interfaces": sorted(os.listdir("/sys/class/net")),
-    "routes": open("/proc/net/route").read().count("\\n") - 1,
-    "root": refusal(lambda: open("/opt/bundle/x", "w")),
-    "etc": refusal(lambda: open("/etc/x", "w")),
-    "model_read_only": bool(os.statvfs("/model/" + os.listdir("/model")[0]).f_flag & os.ST_RDONLY),
-    "tmp": refusal(lambda: open("/tmp/x", "w")),
-    "compilers": [name for name in ("cc", "gcc", "g++", "c++", "nvcc", "pip") if
-                  any(os.path.exists(folder + "/" + name) for folder in os.environ["PATH"].split(":"))],
-}))
-"""
 
 CRASH = """
 import os, pathlib, signal
@@ -158,18 +135,13 @@ def test_a_study_records_the_container(built: Built, environment: ContainerEnvir
 def test_the_inside_is_shut(built: Built, environment: ContainerEnvironment) -> None:
     process = environment.start(task_of(built, environment))
     process.read_line(60)
-    found = json.loads(inside(built, process, SELF_PORTRAIT))
+    found = json.loads(asked_inside(built, process, inside.PORTRAIT))
     process.kill()
     process.wait()
-    assert (found["uid"], found["gid"]) == (10001, 10001)
-    assert (found["effective"], found["bounding"], found["no_new_privileges"]) == (0, 0, "1")
-    assert (found["interfaces"], found["routes"]) == (["lo"], 0)
-    assert (found["root"], found["etc"], found["model_read_only"]) == ("EROFS", "EROFS", True)
-    assert found["tmp"] == "allowed"
-    assert found["compilers"] == []
+    assert {name: found[name] for name in inside.SHUT} == inside.SHUT
 
 
-def inside(built: Built, process: ContainerProcess, script: str) -> str:
+def asked_inside(built: Built, process: ContainerProcess, script: str) -> str:
     return docker_engine.docker(built.address, "exec", process.container_id, "python", "-c", script)
 
 
