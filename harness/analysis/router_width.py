@@ -1,8 +1,10 @@
 """The profiler put to the test: what a wider router costs by the clock, against what the shares of node times say.
 
-Two models that differ only in how many experts exist take turns, unprofiled. Both were profiled too. If the router is
-the only part that grew, all the rest takes as long in both: time x (1 - share) is the same, so the two shares alone
-predict how much slower the wide model is, whatever the machine's speed was while each was profiled.
+Two models that differ only in how many experts exist take turns, unprofiled. Both were profiled too. What lies outside
+the MoE block takes as long in both: time x (1 - share of the block) is the same, so the two shares alone predict how
+much slower the wide model is, whatever the machine's speed was while each was profiled. Within the block not only the
+router grows: each multiplication by selected experts walks over all that exist. What the router's own shares predict is
+therefore given beside it, as the part that the router has in it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from harness.analysis.attribution import share_of
 from harness.analysis.cells import CellRuns
 from harness.analysis.evidence import Evidence
-from harness.analysis.profile_formulas import ROUTING, profiles
+from harness.analysis.profile_formulas import MOE_BLOCK, ROUTING, profiles
 from harness.analysis.ratios import paired_ratio
 from harness.analysis.runs import Cell
 from harness.analysis.stats import Interval
@@ -28,15 +30,16 @@ class RouterWidth(Struct, frozen=True):
     wide: Cell
     narrow: Cell
     growth: float  # times as many experts to choose from
-    narrow_share: Interval  # of the router in all node times
+    narrow_share: Interval  # of the MoE block in all node times
     wide_share: Interval
+    router_alone: float  # the slowdown if nothing but the router had grown
     measured: Interval
     run_ids: tuple[str, ...]
 
     @property
     def predicted(self) -> float:
         """The slowdown that the two shares imply."""
-        return (1 - self.narrow_share.value) / (1 - self.wide_share.value)
+        return _slowdown(self.narrow_share, self.wide_share)
 
     @property
     def agreement(self) -> float:
@@ -61,18 +64,25 @@ def _compare(wide: CellRuns, narrow: CellRuns, profiled: Sequence[CellRuns]) -> 
     ratio = paired_ratio(narrow, wide, BurstKind.DECODE)  # of speeds: the time of the wide over that of the narrow
     if own[0] is None or own[1] is None or ratio is None:
         return None
-    shares = [share_of(profiles(runs), ROUTING, tuple(NodeCategory)) for runs in (own[0], own[1])]
-    if shares[0] is None or shares[1] is None:
+    block_wide, block_narrow = (share_of(profiles(runs), MOE_BLOCK, NodeCategory) for runs in (own[0], own[1]))
+    router_wide, router_narrow = (share_of(profiles(runs), ROUTING, NodeCategory) for runs in (own[0], own[1]))
+    if block_wide is None or block_narrow is None or router_wide is None or router_narrow is None:
         return None
     return RouterWidth(
         wide=wide.cell,
         narrow=narrow.cell,
         growth=wide.cell.model.expert_count / narrow.cell.model.expert_count,
-        narrow_share=shares[1],
-        wide_share=shares[0],
+        narrow_share=block_narrow,
+        wide_share=block_wide,
+        router_alone=_slowdown(router_narrow, router_wide),
         measured=ratio.interval,
         run_ids=ratio.run_ids + own[0].run_ids + own[1].run_ids,
     )
+
+
+def _slowdown(narrow_share: Interval, wide_share: Interval) -> float:
+    """Time of the wide model over that of the narrow one, if all outside these shares takes as long in both."""
+    return (1 - narrow_share.value) / (1 - wide_share.value)
 
 
 def _same_model(one: Cell, other: Cell) -> bool:

@@ -17,6 +17,7 @@ from harness.terms import NodeCategory
 LAB = Lab(rounds=30, cohorts=2, noise=0.004)
 NARROW = replace(OLMOE, variant="expert-ffn=128", token_ns=10_000_000)
 PARTS = {NodeCategory.ATTENTION: 5_000_000, NodeCategory.ROUTER: 500_000, NodeCategory.EXPERT_UP: 4_500_000}
+GROWN = {NodeCategory.ATTENTION: 5_000_000, NodeCategory.ROUTER: 3_000_000, NodeCategory.EXPERT_UP: 5_500_000}
 
 
 def wide(token_ns: int, experts: int = 512) -> Model:
@@ -28,7 +29,7 @@ def evidence(folder: Path, other: Model, *, profiled: bool = True) -> Evidence:
     records = list(factory.rounds(LAB, [NARROW, other]))
     if profiled:
         records.append(factory.profiled(LAB, NARROW, PARTS))
-        records.append(factory.profiled(LAB, other, PARTS | {NodeCategory.ROUTER: 4_000_000}))
+        records.append(factory.profiled(LAB, other, GROWN))
     return Evidence.of([factory.write(folder, records)])
 
 
@@ -41,6 +42,7 @@ def test_a_true_share_predicts_what_the_clock_says(tmp_path: Path) -> None:
     found = only(evidence(tmp_path, wide(13_500_000)))  # 5 % of a token, seven times more
     assert found.growth == 8
     assert found.predicted == pytest.approx(1.35, rel=0.01)
+    assert found.router_alone == pytest.approx(0.95 / (1 - 3 / 13.5), rel=0.01)  # the experts' own growth is left out
     assert found.measured.value == pytest.approx(1.35, rel=0.01)
     assert found.agreement == pytest.approx(1, abs=0.03)
 

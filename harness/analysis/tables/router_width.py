@@ -12,8 +12,9 @@ COLUMNS = (
     Column(key="wide", title="Model"),
     Column(key="narrow", title="Against"),
     Column(key="growth", title="Router wider by", style=Style.FIXED2, unit="times"),
-    Column(key="narrow_share", title="Router's share of node times, narrow", style=Style.PERCENT, unit="%"),
+    Column(key="narrow_share", title="MoE block's share of node times, narrow", style=Style.PERCENT, unit="%"),
     Column(key="wide_share", title="wide", style=Style.PERCENT, unit="%"),
+    Column(key="router_alone", title="Router alone would slow by", style=Style.RATIO),
     Column(key="predicted", title="Predicted slowdown", style=Style.RATIO),
     Column(key="measured", title="Measured slowdown", style=Style.RATIO),
     Column(key="measured_low", title="95 % from", style=Style.RATIO),
@@ -40,6 +41,7 @@ def _values(evidence: Evidence, found: RouterWidth) -> tuple[Value, ...]:
         found.growth,
         found.narrow_share.value,
         found.wide_share.value,
+        found.router_alone,
         found.predicted,
         found.measured.value,
         found.measured.low,
@@ -52,6 +54,7 @@ def _values(evidence: Evidence, found: RouterWidth) -> tuple[Value, ...]:
 ABSENT = "no two models differed in the number of experts alone, by four times or more, both profiled"
 NOTE = (
     "A check of the profiler from outside: the two models differ in nothing but how many experts there are to choose "
-    "from, and took turns without a profiler. If only routing grew, time x (1 - share) is equal in both, which "
-    "predicts the slowdown; extra time near 1.00 of what was predicted means that the shares are true."
+    "from, and took turns without a profiler. What lies outside the MoE block takes as long in both, so its shares "
+    "predict the slowdown; extra time near 1.00 of what was predicted means that the shares are true. Within the block "
+    "the multiplications by selected experts grow too, as each walks over all experts that exist."
 )
