@@ -173,7 +173,7 @@ class MemorySample(Struct, frozen=True):
 class MemoryLedger(Struct, frozen=True):
     """Predicted by llama.cpp, observed by everyone else.
 
-    Weights are planned from the phase `loaded` on, KV cache and compute buffers from `warm` on, when the context is open.
+    Weights are planned from the phase `loaded` on, KV cache and compute buffers from `warm` on: the context is open.
     """
 
     weights_bytes: int

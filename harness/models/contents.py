@@ -28,8 +28,8 @@ TAP_STD = 0.5
 EMBEDDING_SIZE = 4.0
 DOWN_STD = 0.4
 ATTENTION_NORM = 0.25
-# Rows of tokens differ in size more than those of other matrices. With 0.6 a clone of Gemma-3-270M, most of which is its
-# table of tokens, decoded 2.7 % slower than the real file, with 0.4 2.5 % faster (rounds of two processes each).
+# Rows of tokens differ in size more than those of other matrices. With 0.6 a clone of Gemma-3-270M, most of which is
+# its table of tokens, decoded 2.7 % slower than the real file, with 0.4 2.5 % faster (rounds of two processes each).
 MATRIX_OCTAVES, TOKEN_OCTAVES = 0.36, 0.5
 MOST_USED = 0.45  # a scaled row of zero mean is above any positive threshold less than half of the time
 
