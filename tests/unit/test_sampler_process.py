@@ -267,9 +267,10 @@ def test_a_killed_worker_does_not_disturb_the_sampler(tmp_path: Path) -> None:
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from harness.study.sampler import SamplerHandle
 from harness.telemetry_protocol import Start
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
 handle = SamplerHandle.start(Start(root=sys.argv[1]))
 print(handle.pid, flush=True)
 time.sleep(60)
