@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from harness.records import (
     BandwidthSample,
@@ -18,6 +21,8 @@ from harness.records import (
 )
 from harness.terms import BurstKind, Origin
 
+Duration = Annotated[int, Meta(ge=0)]  # a clock that ran backwards, or a stranger's invention: refused where it is read
+
 
 class BurstView(msgspec.Struct, gc=False):
     """What a report needs of a burst."""
@@ -28,9 +33,9 @@ class BurstView(msgspec.Struct, gc=False):
     start_ns: int
     end_ns: int
     tokens: int
-    engine_ns: int
-    token_ns: list[int] = []
-    sampling_ns: int = 0
+    engine_ns: Duration
+    token_ns: list[Duration] = []
+    sampling_ns: Duration = 0
     major_faults: int = 0
     involuntary_switches: int = 0
     foreign_cpu_ns: int | None = None

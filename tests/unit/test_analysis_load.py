@@ -53,6 +53,14 @@ def test_a_field_that_does_not_fit_is_named(folder: Path) -> None:
         load([folder])
 
 
+def test_a_negative_time_is_named(folder: Path) -> None:
+    lines = (folder / "runs.jsonl").read_bytes().splitlines()
+    before, token_ns, after = lines[1].rpartition(b'"token_ns":[')  # that of the last burst
+    change_line(folder, 2, before + token_ns + b"-5," + after + b"\n")
+    with pytest.raises(IntegrityError, match=r"line 2: .*>= 0.*token_ns"):
+        load([folder])
+
+
 def test_an_unknown_schema_is_refused_with_its_version(folder: Path) -> None:
     lines = (folder / "runs.jsonl").read_bytes().splitlines()
     change_line(folder, 4, lines[3].replace(b'"schema":1', b'"schema":7') + b"\n")
