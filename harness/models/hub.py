@@ -1,7 +1,7 @@
-"""A file of a model hub, byte for byte from any offset, through huggingface_hub's session, headers and error classes.
+"""A file of a model hub, byte for byte from any offset, through huggingface_hub's session, token and error classes.
 
 The library's own download is not used for the bytes: it keeps what it received in a buffer of 10 MiB that a cut loses,
-and it hashes nothing. Its address scheme, token, proxies, offline switch and error classes are.
+and it hashes nothing. Nor are its headers: to make them it asks the hub for a list of programs that it may report on.
 """
 
 from __future__ import annotations
@@ -97,11 +97,12 @@ def _attempt(hub: Hub, source: HubSource, part: PartFile) -> str:
 @contextmanager
 def _opened(hub: Hub, source: HubSource, start: int) -> Iterator[httpx2.Response]:
     """The answer to a request for all bytes from `start`; redirects followed, the token kept from foreign hosts."""
-    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status  # noqa: PLC0415
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415  (public, not in __all__)
+    from huggingface_hub import constants, get_session, get_token, hf_hub_url, hf_raise_for_status  # noqa: PLC0415
 
     url = hf_hub_url(source.repository, source.file, revision=source.revision, endpoint=hub.endpoint)
-    headers = {**build_hf_headers(library_name="moe-edge-bundle"), "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "moe-edge-bundle", "Accept-Encoding": "identity"}
+    if (token := get_token()) and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        headers["Authorization"] = f"Bearer {token}"
     if start:
         headers["Range"] = f"bytes={start}-"
     with get_session().stream("GET", url, headers=headers, timeout=hub.timeout_s, follow_redirects=True) as response:

@@ -142,7 +142,7 @@ def test_connections_reset_in_the_middle(tmp_path: Path, server: FakeHub, hub: H
 def test_a_killed_process_loses_only_what_was_in_flight(
     tmp_path: Path, server: FakeHub, hub: Hub, content: bytes
 ) -> None:
-    server.default = Answer(cut_after_bytes=len(content) // 2, stall=True)  # it can't end before it is killed
+    server.answers.append(Answer(cut_after_bytes=len(content) // 2, stall=True))  # it can't end before it is killed
     process = start_fetching(tmp_path, server, content)
     part = part_path(hub_model(content).released(), tmp_path)
     while not (part.exists() and part.stat().st_size > 100_000):
@@ -151,9 +151,9 @@ def test_a_killed_process_loses_only_what_was_in_flight(
     process.send_signal(signal.SIGKILL)
     process.wait()
     had_bytes = part.stat().st_size
-    server.default = Answer()
     fetch([hub_model(content)], tmp_path, hub=hub)
     assert server.starts() == [0, had_bytes]
+    assert {request.path for request in server.log if request.origin == "hub"} == set(server.files)  # nothing else
     assert (tmp_path / FILE).read_bytes() == content
 
 
@@ -194,7 +194,8 @@ def start_fetching(folder: Path, server: FakeHub, content: bytes) -> subprocess.
     original.write_bytes(content)
     paths = [str(ROOT), str(ROOT / "tests" / "fixtures")]
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'unit')!r})\n{code}"]
-    environ = {**os.environ, "HF_ENDPOINT": server.endpoint}
+    fresh = folder.parent / f"{folder.name}.hf"  # nothing that an earlier fetch left for the library
+    environ = {**os.environ, "HF_ENDPOINT": server.endpoint, "HF_HOME": str(fresh)}
     return subprocess.Popen([*command, str(folder), *paths, str(original)], env=environ)
 
 
