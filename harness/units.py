@@ -14,16 +14,6 @@ def ns_to_s(duration_ns: float) -> float:
     return duration_ns / NS_PER_S
 
 
-def ns_to_ms(duration_ns: float) -> float:
-    """Nanoseconds to milliseconds."""
-    return duration_ns / NS_PER_MS
-
-
-def mw_ns_to_mj(power_mw: float, duration_ns: float) -> float:
-    """Energy in millijoules of a power in milliwatts held for some nanoseconds."""
-    return power_mw * duration_ns / NS_PER_S
-
-
 def human_bytes(count_bytes: float) -> str:
     """Decimal units, three significant digits: `4.21 GB`."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -99,19 +99,6 @@ def share_of(
     return interval_of_mean(series) if series else None
 
 
-def by_layer(runs: CellRuns) -> dict[str, dict[NodeCategory, float]]:
-    """Gross nanoseconds per token of each layer and category, in the order of layers; "-" is none of them."""
-    found = profiles(runs)
-    tokens = sum(len(profile.total_ns) for profile in found)
-    layers: dict[str, dict[NodeCategory, float]] = {}
-    for profile in found:
-        for layer, sums in profile.layer_ns.items():
-            row = layers.setdefault(layer, {})
-            for category, time_ns in sums.items():
-                row[category] = row.get(category, 0.0) + time_ns / tokens
-    return dict(sorted(layers.items(), key=lambda item: int(item[0]) if item[0].isdigit() else -1))
-
-
 def _present(found: Iterable[NodeProfile]) -> tuple[NodeCategory, ...]:
     seen = {category for profile in found for category in profile.category_ns}
     return tuple(category for category in NodeCategory if category in seen)

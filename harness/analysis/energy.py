@@ -8,7 +8,7 @@ one clock for windows and readings.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from harness.analysis.energy_truth import ENERGY, Readings, fault
 from harness.analysis.energy_windows import Curve, Floats, WindowEnergies, combined_error_mj, joined
 from harness.analysis.stats import Interval, interval_of_mean
-from harness.records import Burst, Struct, Telemetry
+from harness.records import Struct, Telemetry
 from harness.terms import BurstKind, Quality, Quantity
 from harness.units import NS_PER_S
 
@@ -104,11 +104,6 @@ class CellEnergy(Struct, frozen=True):
     def of_kind(self, kind: BurstKind) -> tuple[EnergyFigure, ...]:
         """Figures of prefill or of decode."""
         return tuple(figure for figure in self.figures if figure.kind is kind)
-
-
-def windows_of(bursts: Iterable[Burst]) -> tuple[Window, ...]:
-    """Bursts as windows; all of their tokens count, because all of their energy does."""
-    return tuple(Window(kind=b.kind, start_ns=b.start_ns, end_ns=b.end_ns, tokens=b.tokens) for b in bursts)
 
 
 @dataclass(frozen=True, kw_only=True)

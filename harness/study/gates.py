@@ -164,29 +164,6 @@ class ForeignLoad:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FreeMemory:
-    """Enough memory for the cohort, or the run would measure swapping."""
-
-    needed_bytes: int
-    name: str = "free memory"
-
-    def check(self, root: Path) -> Closed | None:
-        """Compare MemAvailable (macOS: what psutil calls available)."""
-        available = _available_bytes(root)
-        if available is None or available >= self.needed_bytes:
-            return None
-        return Closed(f"{human_bytes(available)} available, {human_bytes(self.needed_bytes)} needed")
-
-
-def _available_bytes(root: Path) -> int | None:
-    if sys.platform == "darwin":
-        import psutil  # noqa: PLC0415  # only here, and only needed on macOS
-
-        return int(psutil.virtual_memory().available)
-    return hostfiles.meminfo(root).get("MemAvailable")
-
-
-@dataclass(frozen=True, kw_only=True)
 class FreeDisk:
     """Room for records and generated weights."""
 

@@ -13,7 +13,7 @@ import records_factory as factory
 from msgspec.structs import replace
 from records_factory import LLAMA, OLMOE, Lab, Model
 
-from harness.analysis.attribution import Attribution, attribution, by_layer
+from harness.analysis.attribution import Attribution, attribution
 from harness.analysis.cells import CellRuns
 from harness.analysis.evidence import Evidence
 from harness.analysis.roofline import Hypothesis, bandwidth, contrast, gaps, roofline
@@ -97,11 +97,6 @@ def test_shares_become_bounds(slowdown: float | None, scale: float, tmp_path: Pa
     own = scale / 31
     assert router.low_bound == pytest.approx(max(0, own - gap), abs=0.005)
     assert router.high_bound == pytest.approx(own + gap, abs=0.005)
-
-
-def test_layers(tmp_path: Path) -> None:
-    runs = next(evidence(tmp_path, profiled()).of_kind(RunKind.PROFILE))
-    assert list(by_layer(runs)) == ["-"]
 
 
 def read(lab: Lab, gb_per_s: float, threads: int = 2) -> Record:

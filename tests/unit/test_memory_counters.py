@@ -34,8 +34,8 @@ def process(root: Path, cgroup: str, mountinfo: str) -> None:
 
 def test_every_source_of_a_jetson(tmp_path: Path) -> None:
     board_tree.jetson(tmp_path)
-    process(tmp_path, "0::/work", "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw")
-    board_tree.write(tmp_path / "sys/fs/cgroup/work/memory.peak", 123456789)
+    process(tmp_path, "0::/job", "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw")
+    board_tree.write(tmp_path / "sys/fs/cgroup/job/memory.peak", 123456789)
     sample, absent = memory.sample("loaded", tmp_path, 9)
     assert sample.phase == "loaded"
     assert sample.vm_hwm_bytes == 4100000 * 1024
