@@ -13,6 +13,7 @@ from typing import Any
 import extensions
 import pytest
 import records_factory as factory
+from lab_hosts import JETSON_HOST
 from records_factory import Lab
 
 from harness.report.render import write_report
@@ -72,7 +73,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     records = [*factory.rounds(lab, (*factory.FOUR, long)), *factory.solos(lab.with_(experiment="memory"))]
     records += extensions.extensions(lab)
-    other = factory.study(lab.with_(host=factory.JETSON_HOST))
+    other = factory.study(lab.with_(host=JETSON_HOST))
     data = [
         factory.write(folder / "one", records, not_run={"r1": "needs " + "x" * 200}),
         factory.write(folder / "two", other),

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-import records_factory as factory
+from records_at_scale import many
 
 pytestmark = pytest.mark.torture
 
@@ -26,7 +26,7 @@ CODE = (
     [(10_000, False, 10, 500_000_000), (10_000, True, 10, 500_000_000), (100_000, False, 60, 1_500_000_000)],
 )
 def test_a_report_of_many_runs(tmp_path: Path, runs: int, power: bool, seconds: float, peak_bytes: float) -> None:
-    data = factory.many(tmp_path / "data", runs, power=power)
+    data = many(tmp_path / "data", runs, power=power)
     command = [sys.executable, "-c", CODE, str(data), str(tmp_path / "out")]
     start = time.monotonic()
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))

@@ -10,7 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import records_factory as factory
-from records_factory import JETSON_HOST, LLAMA, MAC_HOST, OLMOE, Lab, Model
+from lab_hosts import CPU_HOST, JETSON_HOST, MAC_HOST
+from records_at_scale import powered
+from records_factory import LLAMA, OLMOE, Lab, Model
 
 from harness.analysis.claims import CLAIMS_FILE, ClaimVerdict, Origin, Verdict, load_claims
 from harness.analysis.evidence import Evidence
@@ -70,8 +72,8 @@ def test_the_published_ratio_on_the_published_machine_is_reproduced(
         ({"origin": RecordOrigin.EMULATED}, 1.0, Verdict.NOT_COMPARABLE),
         ({"engine": EngineKind.FAKE}, 1.0, Verdict.NOT_COMPARABLE),
         ({"taints": (TAINT,)}, 1.0, Verdict.NOT_RUN),
-        ({"host": factory.CPU_HOST}, 1.0, Verdict.DIRECTION_ONLY),
-        ({"host": factory.CPU_HOST}, 1.7, Verdict.NOT_REPRODUCED),
+        ({"host": CPU_HOST}, 1.0, Verdict.DIRECTION_ONLY),
+        ({"host": CPU_HOST}, 1.7, Verdict.NOT_REPRODUCED),
         ({"settings": Settings(threads=2, variant="threads=2")}, 1.0, Verdict.NOT_RUN),
     ],
 )
@@ -108,7 +110,7 @@ def drawing(lab: Lab, ratio: float) -> list[Record]:
     """Solo runs in which a token of OLMoE costs `ratio` times the energy of one of Llama."""
     work_mw = {OLMOE.name: 6_000 * ratio * LLAMA.token_ns / OLMOE.token_ns, LLAMA.name: 6_000.0}
     records = factory.solos(lab, (OLMOE, LLAMA), blocks=3, repetitions=4)
-    return [factory.powered(record, work_mw[record.spec.model.name]) for record in records]
+    return [powered(record, work_mw[record.spec.model.name]) for record in records]
 
 
 @pytest.mark.parametrize(

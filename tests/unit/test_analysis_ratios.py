@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import records_factory as factory
+from lab_hosts import JETSON_HOST
 from records_factory import GEMMA, LLAMA, OLMOE, Lab, Model
 
 from harness.analysis.evidence import Evidence
@@ -106,7 +107,7 @@ def test_groups_and_setups_are_never_left(tmp_path: Path) -> None:
     [
         Lab(llama_cpp_commit="f" * 40),
         Lab(power_mode="15W"),
-        Lab(host=factory.JETSON_HOST),
+        Lab(host=JETSON_HOST),
     ],
 )
 def test_runs_pool_only_where_provenance_agrees(tmp_path: Path, other: Lab) -> None:

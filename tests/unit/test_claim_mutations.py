@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import records_factory as factory
-from records_factory import CPU_HOST, JETSON_HOST, LLAMA, MAC_HOST, OLMOE, Lab
+from lab_hosts import CPU_HOST, JETSON_HOST, MAC_HOST
+from records_factory import LLAMA, OLMOE, Lab
 from test_analysis_claims import CLAIMS, JETSON, MAC, MEASURED, SWAPPED, TAINT, clone, drawing, family, pair, peaking
 from test_crosscheck import cell_of, check_of
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import records_factory as factory
+from lab_hosts import JETSON_HOST
 from records_factory import FOUR, LLAMA, OLMOE, Lab
 from test_report import rows_of
 
@@ -70,7 +71,7 @@ def test_sessions_whose_runs_do_not_match_are_joined_by_their_intervals(tmp_path
 
 
 def test_what_differs_is_told(tmp_path: Path) -> None:
-    other = NEWER.with_(host=factory.JETSON_HOST, power_mode="nvpmodel 15W")
+    other = NEWER.with_(host=JETSON_HOST, power_mode="nvpmodel 15W")
     assert comparisons(two(tmp_path / "x", LAB, other))[0].differs == ("machine", "llama.cpp commit", "power mode")
     assert comparisons(two(tmp_path / "y", LAB, LAB))[0].differs == ()
 

