@@ -55,8 +55,10 @@ def _vocabulary(original: check.GgufFile) -> int:
 def _clone_filling(original: check.GgufFile, seed: int) -> Filling:
     """Gemma scales embeddings by the root of their width, Granite by a key of its own."""
     scale = original.metadata.get(f"{original.architecture}.embedding_scale", 1.0)
+    if not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise UsageError(f"its embedding_scale is {scale!r}, no positive number", where=original.architecture)
     if original.architecture.startswith("gemma"):
         scale = original.count("embedding_length") ** 0.5
     used = original.count("expert_used_count")
     tied = all(tensor.name != "output.weight" for tensor in original.tensors)
-    return Filling(seed=seed, embedding_scale=float(scale), tied=tied, experts_used=used)  # type: ignore[arg-type]
+    return Filling(seed=seed, embedding_scale=float(scale), tied=tied, experts_used=used)

@@ -57,7 +57,7 @@ def write_layout(layout: Layout, filling: Filling, path: Path, progress: Progres
             f"cannot write: {error.strerror or error}", where=str(path), cure="free some disk, or choose another folder"
         ) from None
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             part.unlink(missing_ok=True)
     return stamp(path, sha256)
 

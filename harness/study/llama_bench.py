@@ -118,7 +118,7 @@ class LlamaBench:
         return self._stderr.read().decode("utf-8", "replace").strip()
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):  # it ended before the signal: its output says how
             os.killpg(self._process.pid, number)
 
     def close(self) -> None:

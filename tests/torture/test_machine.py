@@ -90,6 +90,7 @@ def test_a_torn_tail_on_a_full_disk_is_told_and_kept(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64) as disk:
         line = records.encode(next(many()))
         (disk / RUNS).write_bytes(line + line[:-5])
+        # full is what it shall be
         with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
             while ballast.write(b"0" * 4096):
                 pass
@@ -167,8 +168,8 @@ def test_a_worker_without_memory_is_a_record(tmp_path: Path) -> None:
     starved: list[int] = []
 
     class Starving(NativeEnvironment):
-        def start(self, task: object) -> object:  # type: ignore[override]
-            process = super().start(task)  # type: ignore[arg-type]
+        def start(self, task: object) -> object:  # type: ignore[override]  # any task
+            process = super().start(task)  # type: ignore[arg-type]  # any task
             if not starved:
                 starved.append(process.pid)
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (1, limits[1]))

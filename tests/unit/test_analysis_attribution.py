@@ -213,7 +213,7 @@ def test_tables_of_attribution_and_roofline_have_rows(tmp_path: Path) -> None:
 def replace_model(model: Model, **changes: object) -> Model:
     from dataclasses import replace as dataclass_replace
 
-    return dataclass_replace(model, **changes)  # type: ignore[arg-type]
+    return dataclass_replace(model, **changes)  # type: ignore[arg-type]  # fields by name
 
 
 def trace(rows: list[list[list[int]]], *, experts: int, steps: tuple[int, ...] = (), width: int = 1) -> RoutingTrace:

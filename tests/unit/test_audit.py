@@ -96,6 +96,7 @@ def test_every_lock_is_handed_to_pip_audit(monkeypatch: pytest.MonkeyPatch) -> N
 
     def dry(command: tuple[str, ...], **options: object) -> subprocess.CompletedProcess[bytes]:
         assert {"runtime.lock", "build.lock", "dev.lock"} <= {Path(word).name for word in command}
+        # options by name
         done: subprocess.CompletedProcess[bytes] = real((*command, "--dry-run"), **options)  # type: ignore[call-overload]
         words.append(done.stderr.decode())
         return done

@@ -114,6 +114,7 @@ def test_a_folder_that_cannot_be_made(fails: Fails, tmp_path: Path, resume: bool
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         wanted = StudyOptions(suite="smoke", device="cpu", out=out, resume=resume, fake=True)
+        # a default, not a parameter
         code, told = fails(lambda wanted=wanted: cli.reproduce(wanted))  # type: ignore[misc]
         assert code == ExitCode.USAGE
         assert told.startswith(f"{out}: ")
@@ -145,7 +146,7 @@ def test_options_of_proxy_that_make_no_sense(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     usual: dict[str, object] = {"quant": "Q4_K_M", "experts": 0, "used": 0}
-    code, told = fails(lambda: cli.proxy(**(usual | wanted)))  # type: ignore[arg-type]
+    code, told = fails(lambda: cli.proxy(**(usual | wanted)))  # type: ignore[arg-type]  # options by name
     assert code == ExitCode.USAGE
     assert "\n" not in told
     assert list(tmp_path.iterdir()) == []

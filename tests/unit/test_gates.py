@@ -135,6 +135,7 @@ def test_low_power_mode_of_a_mac(
     batteries = {"Battery Power": True, "AC Power": False}
     for source, on_battery in batteries.items():
         text = f"Now drawing from '{source}'\n -InternalBattery-0 100%"
+        # a default, not a parameter
         assert power_mode.on_battery(tmp_path, lambda _, text=text: text) is on_battery  # type: ignore[misc]
 
 

@@ -174,7 +174,7 @@ def test_weights_are_brought_once(stored: tuple[Path, list[Located]]) -> None:
     there, located = stored
     engine = Warehouse(there)
     for _ in range(2):
-        Volumes(engine, "image", Owner.this()).bring(located, Silent())  # type: ignore[arg-type]
+        Volumes(engine, "image", Owner.this()).bring(located, Silent())  # type: ignore[arg-type]  # engines of a shelf
     assert len(engine.uploads) == 1
     assert [path.name for path in there.iterdir()] == ["m.gguf"]
 
@@ -182,6 +182,7 @@ def test_weights_are_brought_once(stored: tuple[Path, list[Located]]) -> None:
 def test_other_bytes_than_were_sent_are_refused(stored: tuple[Path, list[Located]]) -> None:
     there, located = stored
     with pytest.raises(IntegrityError, match=rf"{BOARD}, m.gguf: sha256 \w+ arrived") as refused:
+        # likewise
         Volumes(Warehouse(there, spoil=True), "image", Owner.this()).bring(located, Silent())  # type: ignore[arg-type]
     assert refused.value.exit_code is ExitCode.INTEGRITY
     assert list(there.iterdir()) == []

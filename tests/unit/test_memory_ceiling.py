@@ -176,7 +176,7 @@ def test_natively_limits_are_refused_before_anything_is_touched(tmp_path: Path) 
     options = StudyOptions(device="cpu", suite="memory-ceiling", out=tmp_path / "out", fake=True)
     drafted = prepare.draft(ROOT, options)
     store = Store.open(options.out, resume=False)
-    quiet: Watchers = Watchers(weights=None, study=studies.Listener())  # type: ignore[arg-type]
+    quiet: Watchers = Watchers(weights=None, study=studies.Listener())  # type: ignore[arg-type]  # nothing is fetched
     with pytest.raises(
         UsageError, match=r"--env: memory limits need containers .*ceiling-dense, ceiling-moe"
     ) as refused:

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from gguf_files import moe_file
+from gguf_files import Q4_K, gguf, moe_file
 
 from harness.errors import EnvironmentLacking, UsageError
 from harness.models.check import check
@@ -108,3 +108,13 @@ def test_a_clone_never_overwrites_its_source(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="overwrite its source"):
         clone(source, out=source)
     assert source.read_bytes() == moe_file()
+
+
+@pytest.mark.parametrize("scale", ["large", 0.0, -1.0, float("nan")])
+def test_a_clone_of_a_file_with_an_absurd_scale_is_refused(tmp_path: Path, scale: str | float) -> None:
+    source = tmp_path / "real.gguf"
+    tensors = {"token_embd.weight": ((256, 64), Q4_K)}
+    source.write_bytes(gguf({"general.architecture": "granite", "granite.embedding_scale": scale}, tensors))
+    with pytest.raises(UsageError, match="no positive number"):
+        clone(source, out=tmp_path / "clone.gguf")
+    assert not (tmp_path / "clone.gguf").exists()

@@ -63,7 +63,7 @@ def full() -> OSError:
 
 def faulty(folder: Path, room: int, fault: BaseException, chunk: int = 1 << 20) -> Store:
     opener = lambda path: FaultyFile(path, room, fault, chunk)  # noqa: E731
-    return Store.open(folder, resume=True, opener=opener)  # type: ignore[arg-type]
+    return Store.open(folder, resume=True, opener=opener)  # type: ignore[arg-type]  # a file that fails on purpose
 
 
 def written(folder: Path, kept: tuple[Record, ...] = SOME[:2]) -> Path:

@@ -89,7 +89,7 @@ class Stream:
 
     def end_input(self) -> None:
         """The worker reads an end of file; its output still comes."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the other end is closed already
             if hasattr(self._socket, "shutdown_write"):
                 self._socket.shutdown_write()
             else:
@@ -100,6 +100,6 @@ class Stream:
         response = getattr(self._raw, "_response", None)  # the SDK's: it holds the socket open
         for part in (response, self._raw, self._socket):
             if part is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # closed twice
                     part.close()
         self._on_close()

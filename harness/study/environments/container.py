@@ -119,7 +119,7 @@ class Engine:
 
     def remove(self, container_id: str) -> None:
         """Running or not; harmless when it is gone or going."""
-        with self._talk(), contextlib.suppress(NotFound):
+        with self._talk(), contextlib.suppress(NotFound):  # gone already
             try:
                 self._api.remove_container(container_id, force=True, v=True)
             except APIError as error:

@@ -75,20 +75,20 @@ class NativeProcess:
         """SIGKILL to the worker's whole session."""
         if self._process.poll() is None:
             self._killed_by_us = True
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def dump_stack(self) -> None:
         """SIGUSR1 makes faulthandler write all stacks; half a second is enough for that."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):  # then there is no stack to tell of
             os.kill(self._process.pid, signal.SIGUSR1)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # most go on: they are killed next
             self._process.wait(0.5)
 
     def wait(self) -> Exit:
         """Close its input, give it some seconds, then kill it."""
         if self._process.stdin:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError):  # it no longer reads
                 self._process.stdin.close()
         try:
             code = self._process.wait(STOP_WAIT_S)

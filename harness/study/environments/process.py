@@ -60,7 +60,7 @@ class ContainerProcess:
 
     def dump_stack(self) -> None:
         """SIGUSR1 makes faulthandler write all stacks."""
-        with contextlib.suppress(HostLost):
+        with contextlib.suppress(HostLost):  # then there is no stack to tell of
             self._engine.signal(self.container_id, "SIGUSR1")
             self._drain(STACK_WAIT_S)
 
@@ -138,7 +138,7 @@ def launch(
             stream.close()
             raise
     except EnvironmentLacking:
-        with contextlib.suppress(HostLost):
+        with contextlib.suppress(HostLost):  # the next study removes it; the first error is told
             engine.remove(container_id)
         raise
     return ContainerProcess(engine, container_id, stream)

@@ -71,7 +71,7 @@ class ContainerPipe:
 
     def end(self) -> None:
         """Its input ends, so it ends."""
-        with contextlib.suppress(HostLost):
+        with contextlib.suppress(HostLost):  # the host took it along
             self._process.wait()
 
 
