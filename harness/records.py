@@ -69,7 +69,7 @@ class Workload(Struct, frozen=True):
     kv_type: KvType = KvType.F16
     batch_width: int = 1  # sequences decoded together
     seed: int = 1
-    profile_mode: ProfileMode = ProfileMode.NODE  # profile runs only
+    profile_mode: ProfileMode = ProfileMode.RANGE  # profile runs only
 
 
 class Settings(Struct, frozen=True):
@@ -127,7 +127,9 @@ class Burst(Struct, frozen=True):
     tokens: int
     engine_ns: int  # inside llama.cpp's prefill or decode calls
     token_ns: tuple[int, ...] = ()  # decode: each token's decode call, in order; sum = engine_ns
-    sampling_ns: int = 0  # arg-max over the logits
+    sampling_ns: int = 0  # arg-max over the logits, within the window
+    samplings: int | None = None  # how often; null: after every token
+    harness_cpu_ns: int | None = None  # CPU time that the measuring thread took outside engine and arg-max
     cpu_ns: int = 0  # process CPU time, all threads
     major_faults: int = 0
     minor_faults: int = 0

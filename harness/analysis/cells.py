@@ -42,15 +42,16 @@ class Speed(Struct, frozen=True):
 
     tokens_per_s: Interval
     bursts: int
-    overhead_fraction: float  # of all windows, outside llama.cpp's calls and sampling
+    overhead_fraction: float  # harness's own time outside llama.cpp's calls and sampling, of all windows
     overhead_worst_fraction: float  # of the worst window
+    interrupted_worst_fraction: float | None  # worst window: time between the calls in which the thread had no CPU
     variation: float | None  # coefficient of variation of time per token between bursts
     worst_over_median: float
     drift: float | None  # relative change of time per token over the session
     major_faults: int
     involuntary_per_burst: float
     foreign_fraction: float | None  # CPU time of everyone else over window time
-    sampling_ns_per_token: float
+    sampling_ns_per_token: float | None  # null where no arg-max was taken
 
 
 class CellRuns:
@@ -145,22 +146,43 @@ class CellRuns:
         if rate is None:
             return None
         window = rows["window_ns"].to_numpy(dtype=np.float64)
-        outside = np.maximum(window - rows["engine_ns"].to_numpy() - rows["sampling_ns"].to_numpy(), 0)
+        own, interrupted = outside_calls_ns(rows)
         per_token = time_per_token(rows)
+        samplings = int(rows["samplings"].sum())
         foreign = rows.loc[rows["foreign_cpu_ns"] >= 0, ["foreign_cpu_ns", "window_ns"]].sum()
         return Speed(
             tokens_per_s=_about(rate, geometric_interval(self.series(rows))),
             bursts=len(rows),
-            overhead_fraction=float(outside.sum() / max(window.sum(), 1)),
-            overhead_worst_fraction=float((outside / np.maximum(window, 1)).max()),
+            overhead_fraction=float(own.sum() / max(window.sum(), 1)),
+            overhead_worst_fraction=float((own / np.maximum(window, 1)).max()),
+            interrupted_worst_fraction=_worst(interrupted / np.maximum(window, 1)),
             variation=coefficient_of_variation(per_token),
             worst_over_median=float(per_token.max() / np.median(per_token)),
             drift=drift(per_token),
             major_faults=int(rows["major_faults"].sum()),
             involuntary_per_burst=float(rows["involuntary_switches"].mean()),
             foreign_fraction=float(foreign["foreign_cpu_ns"] / foreign["window_ns"]) if foreign["window_ns"] else None,
-            sampling_ns_per_token=float(rows["sampling_ns"].sum() / max(int(rows["tokens"].sum()), 1)),
+            sampling_ns_per_token=float(rows["sampling_ns"].sum() / samplings) if samplings else None,
         )
+
+
+def outside_calls_ns(rows: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Time of each window outside the engine's calls and arg-max: the harness's own, and what the system took from it.
+
+    The harness's own is its thread's CPU time; the rest (a preemption between two calls) is a neighbour's doing. Where
+    the CPU time is not known everything counts as its own and the rest is NaN.
+    """
+    window = rows["window_ns"].to_numpy(dtype=np.float64)
+    outside = np.maximum(window - rows["engine_ns"].to_numpy() - rows["sampling_ns"].to_numpy(), 0)
+    cpu = rows["harness_cpu_ns"].to_numpy(dtype=np.float64)
+    known = cpu >= 0
+    own = np.where(known, np.minimum(cpu, outside), outside)
+    return own, np.where(known, outside - own, np.nan)
+
+
+def _worst(shares: Floats) -> float | None:
+    known = shares[~np.isnan(shares)]
+    return float(known.max()) if known.size else None
 
 
 def time_per_token(rows: pd.DataFrame) -> Floats:

@@ -11,12 +11,12 @@ from harness.analysis.cost_formulas import sampler_cost, waiting_cpu
 from harness.analysis.crosscheck_formula import llama_bench_ratio
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
-from harness.analysis.profile_formulas import routing_of_gap, routing_share
+from harness.analysis.profile_formulas import plain_profiles, routing_of_gap, routing_share
 from harness.analysis.ratios import Ratio
 from harness.analysis.runs import Cell, Run, Setup
 from harness.analysis.sparsity import total_over_active
 from harness.analysis.stats import Interval
-from harness.terms import BurstKind, Quality, RunKind, Weights
+from harness.terms import BurstKind, Quality, Weights
 
 Formula = Callable[[Evidence, Claim], Iterator[Observation]]
 
@@ -77,7 +77,7 @@ def _share_of_ceiling(run: Run) -> float | None:
 
 
 def _harness_overhead(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
-    """Time outside the engine over window time: the worst window of the worst cell of each setup."""
+    """The harness's own time outside the engine over window time: worst window of the worst cell of each setup."""
     worst: dict[tuple[int, Setup], tuple[CellRuns, Speed]] = {}
     for runs in evidence.timed:
         place = (runs.cell.dataset, runs.cell.setup)
@@ -90,16 +90,20 @@ def _harness_overhead(evidence: Evidence, claim: Claim) -> Iterator[Observation]
     for runs, speed in worst.values():
         value = speed.overhead_worst_fraction
         interval = Interval(value=value, low=value, high=value, n=speed.bursts)
-        remark = f"the worst of {speed.bursts} windows, {100 * speed.overhead_fraction:.2g} % on the whole"
-        yield Observation(interval=interval, cells=(runs.cell,), run_ids=runs.run_ids, remark=remark)
+        yield Observation(interval=interval, cells=(runs.cell,), run_ids=runs.run_ids, remark=_overhead_words(speed))
+
+
+def _overhead_words(speed: Speed) -> str:
+    words = f"the worst of {speed.bursts} windows, {100 * speed.overhead_fraction:.2g} % on the whole"
+    taken = speed.interrupted_worst_fraction
+    return words if taken is None else f"{words}; the system took at most {100 * taken:.2g} % of a window besides"
 
 
 def _profile_additivity(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Net node times of a profiled token over the unprofiled token of the same round."""
-    for runs in evidence.of_kind(RunKind.PROFILE):
+    for runs in plain_profiles(evidence, claim.candidate):
         found = attribution(runs)
-        named = claim.candidate in ("", runs.cell.model.name)
-        if named and found is not None and found.additivity is not None:
+        if found is not None and found.additivity is not None:
             remark = f"{found.additivity.n} rounds of {evidence.names.cell(runs.cell)}"
             yield Observation(interval=found.additivity, cells=(runs.cell,), run_ids=found.run_ids, remark=remark)
 

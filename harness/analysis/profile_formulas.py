@@ -48,15 +48,17 @@ def profiles(runs: CellRuns) -> list[NodeProfile]:
     return [run.profile for run in runs.runs if run.profile is not None and run.profile.total_ns]
 
 
-def _plain_profiles(evidence: Evidence, name: str) -> Iterator[CellRuns]:
+def plain_profiles(evidence: Evidence, name: str) -> Iterator[CellRuns]:
+    """Of unvaried models, timed as the suites do by default: by ranges."""
     for runs in evidence.of_kind(RunKind.PROFILE):
-        if name in ("", runs.cell.model.name) and not runs.cell.model.variant and profiles(runs):
+        varied = runs.cell.model.variant or runs.cell.settings.variant
+        if name in ("", runs.cell.model.name) and not varied and profiles(runs):
             yield runs
 
 
 def routing_share(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Router over all of the MoE block, decode."""
-    for runs in _plain_profiles(evidence, claim.candidate):
+    for runs in plain_profiles(evidence, claim.candidate):
         series = [
             burst_means(profile, net_ns(profile, ROUTING)) / burst_means(profile, net_ns(profile, MOE_BLOCK))
             for profile in profiles(runs)
@@ -68,8 +70,8 @@ def routing_share(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
 
 def routing_of_gap(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Routing's part of what a token of the candidate takes longer than one of the baseline; needs such a gap."""
-    for candidate in _plain_profiles(evidence, claim.candidate):
-        for baseline in _plain_profiles(evidence, claim.baseline):
+    for candidate in plain_profiles(evidence, claim.candidate):
+        for baseline in plain_profiles(evidence, claim.baseline):
             same = (candidate.cell.dataset, candidate.cell.setup) == (baseline.cell.dataset, baseline.cell.setup)
             if same and (interval := _part_of_gap(profiles(candidate), profiles(baseline))) is not None:
                 yield _observation(interval, (candidate, baseline), "of node times")

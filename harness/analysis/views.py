@@ -36,6 +36,8 @@ class BurstView(msgspec.Struct, gc=False):
     engine_ns: Duration
     token_ns: list[Duration] = []
     sampling_ns: Duration = 0
+    samplings: int | None = None
+    harness_cpu_ns: int | None = None
     major_faults: int = 0
     involuntary_switches: int = 0
     foreign_cpu_ns: int | None = None

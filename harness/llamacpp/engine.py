@@ -136,14 +136,19 @@ class LlamaContext:
             last = start + len(chunk) == len(tokens)
             for index, token in enumerate(chunk):
                 self._put(index, token, self.tokens_held + index, 0, wants_logits=last and index == len(chunk) - 1)
-            self._run(len(chunk))
+            self._batch.n_tokens = len(chunk)
+            self._run()
             self.tokens_held += len(chunk)
 
-    def decode(self, tokens: Sequence[int]) -> None:
-        """One token for each sequence at the next position; returns when the device is done."""
+    def place(self, tokens: Sequence[int]) -> None:
+        """Lay out one token for each sequence at the next position."""
         for sequence, token in enumerate(tokens):
             self._put(sequence, token, self.tokens_held, sequence, wants_logits=True)
-        self._run(self.width)
+        self._batch.n_tokens = self.width
+
+    def step(self) -> None:
+        """Decode what was placed; returns when the device is done."""
+        self._run()
         self.tokens_held += 1
 
     def _put(self, index: int, token: int, position: int, sequence: int, *, wants_logits: bool) -> None:
@@ -154,8 +159,7 @@ class LlamaContext:
         batch.seq_id[index][0] = sequence
         batch.logits[index] = wants_logits
 
-    def _run(self, count: int) -> None:
-        self._batch.n_tokens = count
+    def _run(self) -> None:
         status = low.llama_decode(self.handle, self._batch)
         low.llama_synchronize(self.handle)
         if status != 0:

@@ -171,20 +171,20 @@ class ProfiledContext(LlamaContext):
         self._probe.rest()
         super().prefill(tokens)
 
-    def decode(self, tokens: Sequence[int]) -> None:
-        """One step, under the probe when one was asked for."""
+    def step(self) -> None:
+        """Decode what was placed, under the probe when one was asked for."""
         if self._cut is Cut.NONE:
             self._probe.rest()
-            super().decode(tokens)
+            super().step()
         elif self._taken is None:
             self._probe.learn()
-            super().decode(tokens)
+            super().step()
             self._probe.end_step()
             graph = self._probe.graph()
             self._taken = Steps(graph, cut(graph, self._cut))
         else:
             self._probe.time(self._taken.plan.asks)
-            super().decode(tokens)
+            super().step()
             self._taken.times_ns.append(self._probe.end_step())
 
 

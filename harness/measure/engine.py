@@ -16,8 +16,11 @@ class Engine(Protocol):
     def prefill(self, tokens: Sequence[int]) -> None:
         """Append tokens; return when the device is done."""
 
-    def decode(self, tokens: Sequence[int]) -> None:
-        """One token a sequence; return when the device is done."""
+    def place(self, tokens: Sequence[int]) -> None:
+        """Lay out the next decode step, one token a sequence: the caller's work, not the engine's."""
+
+    def step(self) -> None:
+        """Decode what was placed; return when the device is done."""
 
     def argmax(self) -> int:
         """Most likely next token of the first sequence."""

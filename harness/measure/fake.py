@@ -31,9 +31,12 @@ class FakeEngine:
         self._sleep(self._token_s * len(tokens) / PREFILL_SPEEDUP)
         self.tokens_held += len(tokens)
 
-    def decode(self, tokens: Sequence[int]) -> None:
-        """Sleep for one token."""
-        self._sleep(self._token_s * (1 + 0.1 * (len(tokens) - 1)))
+    def place(self, tokens: Sequence[int]) -> None:
+        """Nothing to lay out."""
+
+    def step(self) -> None:
+        """Sleep for one token of each sequence."""
+        self._sleep(self._token_s * (1 + 0.1 * (self.width - 1)))
         self.tokens_held += 1
 
     def argmax(self) -> int:

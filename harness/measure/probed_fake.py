@@ -63,10 +63,10 @@ class FakeProfiledEngine(FakeEngine):
             raise ProbeError("no decode step was profiled")
         return steps
 
-    def decode(self, tokens: Sequence[int]) -> None:
+    def step(self) -> None:
         """Sleep, then say which node took how much of it."""
         start_ns = now_ns()
-        super().decode(tokens)
+        super().step()
         if self._cut is Cut.NONE:
             return
         if self._taken is None:
@@ -105,12 +105,12 @@ class FakeRoutedEngine(FakeEngine):
         super().prefill(tokens)
         self.forget()
 
-    def decode(self, tokens: Sequence[int]) -> None:
+    def step(self) -> None:
         """Sleep, and draw experts for each sequence in each layer."""
-        super().decode(tokens)
+        super().step()
         experts = range(self._model.expert_count)
         for layer in range(LAYERS):
-            rows = [tuple(self._draw.sample(experts, self._model.expert_used_count)) for _ in tokens]
+            rows = [tuple(self._draw.sample(experts, self._model.expert_used_count)) for _ in range(self.width)]
             self._selected.setdefault(layer, []).extend(rows)
 
 

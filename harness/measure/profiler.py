@@ -67,7 +67,8 @@ class ProfileWork:
         engine.truncate(0)
         engine.start(Cut.EVERY)
         for _ in range(CALIBRATION_STEPS):
-            engine.decode((CALIBRATION_TOKEN,) * engine.width)
+            engine.place((CALIBRATION_TOKEN,) * engine.width)
+            engine.step()
         self._empty_ns = empty_times_ns(engine.taken())
         engine.truncate(0)
         engine.pause()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import thread_time_ns
 
 from harness.clock import now_ns
 from harness.measure.engine import Engine
@@ -19,12 +22,13 @@ def prefill_window(engine: Engine, turn: Turn, tokens: Sequence[int]) -> Burst:
     start_ns = now_ns()
     engine.prefill(tokens)
     end_ns = now_ns()
-    return _burst(turn, BurstKind.PREFILL, (start_ns, end_ns), len(tokens), (), 0, (before, counters()))
+    steps = _Steps((), 0, 0, None, ())
+    return _burst(turn, BurstKind.PREFILL, (start_ns, end_ns), len(tokens), steps, (before, counters()))
 
 
 def decode_window(
     engine: Engine, turn: Turn, first: Sequence[int], tokens: Iterator[Sequence[int]] | None, count: int
-) -> tuple[Burst, list[int]]:
+) -> tuple[Burst, tuple[int, ...]]:
     """Decode `count` steps from where the cache stands.
 
     Args:
@@ -35,23 +39,58 @@ def decode_window(
         count: steps.
 
     Returns:
-        The burst, and the arg-max of every step.
+        The burst, and every arg-max: of all steps of a text, of the last step when the tokens are given.
     """
-    token_ns, chosen, sampling_ns = [0] * count, [0] * count, 0
-    fed = first
+    given = None if tokens is None else [first, *itertools.islice(tokens, count - 1)]
     before = counters()
-    window_start_ns = mark_ns = now_ns()
-    for step in range(count):
-        engine.decode(fed)
+    start_ns = now_ns()
+    steps = _greedy(engine, first, count) if given is None else _fed(engine, given)
+    window = (start_ns, now_ns())
+    return _burst(turn, turn.kind, window, count, steps, (before, counters())), steps.chosen
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What the steps of a window took."""
+
+    token_ns: tuple[int, ...]
+    sampling_ns: int
+    samplings: int
+    harness_cpu_ns: int | None  # of this thread, between the engine's calls
+    chosen: tuple[int, ...]
+
+
+def _fed(engine: Engine, given: Sequence[Sequence[int]]) -> _Steps:
+    """Given tokens: nothing needs the arg-max, which would cost more than all else between the calls; one is timed."""
+    token_ns, cpu_ns, left_ns = [0] * len(given), 0, thread_time_ns()
+    for index, ids in enumerate(given):
+        engine.place(ids)
+        cpu_ns += thread_time_ns() - left_ns
+        start_ns = now_ns()
+        engine.step()
+        token_ns[index] = now_ns() - start_ns
+        left_ns = thread_time_ns()
+    start_ns = now_ns()
+    chosen = engine.argmax()
+    return _Steps(tuple(token_ns), now_ns() - start_ns, 1, cpu_ns, (chosen,))
+
+
+def _greedy(engine: Engine, first: Sequence[int], count: int) -> _Steps:
+    """Each step is fed the arg-max of the one before."""
+    token_ns, chosen = [0] * count, [0] * count
+    sampling_ns, cpu_ns, ids, left_ns = 0, 0, first, thread_time_ns()
+    for index in range(count):
+        engine.place(ids)
+        cpu_ns += thread_time_ns() - left_ns
+        start_ns = now_ns()
+        engine.step()
         decoded_ns = now_ns()
-        chosen[step] = engine.argmax()
-        sampled_ns = now_ns()
-        token_ns[step] = decoded_ns - mark_ns
-        sampling_ns += sampled_ns - decoded_ns
-        fed = (chosen[step],) * engine.width if tokens is None else next(tokens)
-        mark_ns = now_ns()
-    window = (window_start_ns, now_ns())
-    return _burst(turn, turn.kind, window, count, tuple(token_ns), sampling_ns, (before, counters())), chosen
+        chosen[index] = engine.argmax()
+        sampling_ns += now_ns() - decoded_ns
+        left_ns = thread_time_ns()
+        token_ns[index] = decoded_ns - start_ns
+        ids = (chosen[index],) * engine.width
+    return _Steps(tuple(token_ns), sampling_ns, count, cpu_ns, tuple(chosen))
 
 
 def _burst(
@@ -59,8 +98,7 @@ def _burst(
     kind: BurstKind,
     window: tuple[int, int],
     tokens: int,
-    token_ns: tuple[int, ...],
-    sampling_ns: int,
+    steps: _Steps,
     read: tuple[Counters, Counters],
 ) -> Burst:
     used = spent(*read)
@@ -71,9 +109,11 @@ def _burst(
         start_ns=window[0],
         end_ns=window[1],
         tokens=tokens,
-        engine_ns=sum(token_ns) if token_ns else window[1] - window[0],
-        token_ns=token_ns,
-        sampling_ns=sampling_ns,
+        engine_ns=sum(steps.token_ns) if steps.token_ns else window[1] - window[0],
+        token_ns=steps.token_ns,
+        sampling_ns=steps.sampling_ns,
+        samplings=steps.samplings,
+        harness_cpu_ns=steps.harness_cpu_ns,
         cpu_ns=used.cpu_ns,
         major_faults=used.major_faults,
         minor_faults=used.minor_faults,

@@ -12,7 +12,7 @@ from msgspec import Meta
 from harness.config_tables import read_toml
 from harness.errors import UsageError
 from harness.records import Struct
-from harness.terms import DeviceKind, FlashAttention, KvType, RunKind, TokenSource, Weights
+from harness.terms import DeviceKind, FlashAttention, KvType, ProfileMode, RunKind, TokenSource, Weights
 
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -38,6 +38,7 @@ class Variation(Struct, frozen=True):
     repack: tuple[bool, ...] = ()
     use_mmap: tuple[bool, ...] = ()
     memory_limit_bytes: tuple[NotNegative, ...] = ()
+    profile_mode: tuple[ProfileMode, ...] = ()
 
 
 class Experiment(Struct, frozen=True):

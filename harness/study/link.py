@@ -165,6 +165,8 @@ def _burst_fault(burst: Burst) -> str:
         return "holds a time that is not positive"
     if burst.token_ns and burst.tokens != len(burst.token_ns):
         return f"counts {burst.tokens} tokens and times {len(burst.token_ns)}"
+    if (burst.samplings or 0) < 0 or (burst.harness_cpu_ns or 0) < 0:
+        return "holds a count or a CPU time below zero"
     if burst.engine_ns + burst.sampling_ns > burst.end_ns - burst.start_ns:
         return "computes longer than it lasts"
     return ""

@@ -60,7 +60,8 @@ def learned(path: Path, settings: Settings = SETTINGS, how: Cut = Cut.NODE) -> S
         context.prefill(range(1, 17))
         context.start(how)
         for token in (1, 2, 3):
-            context.decode((token,))
+            context.place((token,))
+            context.step()
         return context.taken()
     finally:
         context.close()

@@ -80,7 +80,8 @@ def decoded(path: Path) -> int:
         context.prefill([draw.randrange(context.model.vocabulary_size) for _ in range(16)])
         for _ in range(8):
             assert context.logits_finite()
-            context.decode([context.argmax()])
+            context.place([context.argmax()])
+            context.step()
         assert context.logits_finite()
         return context.model.parameters
 

@@ -319,11 +319,18 @@ def test_b2_node_times_add_up(tmp_path: Path, experts_ns: int, wanted: Verdict) 
 
 
 @pytest.mark.parametrize(
-    ("overhead_ns", "wanted"), [(40_000, Verdict.REPRODUCED), (40_000_000, Verdict.NOT_REPRODUCED)]
+    ("overhead_ns", "interrupted_ns", "wanted"),
+    [
+        (40_000, 0, Verdict.REPRODUCED),
+        (40_000_000, 0, Verdict.NOT_REPRODUCED),
+        (40_000, 40_000_000, Verdict.REPRODUCED),
+    ],
 )
-def test_b4_harness_overhead(tmp_path: Path, overhead_ns: int, wanted: Verdict) -> None:
-    found = verdict(tmp_path, "B4", factory.rounds(MEASURED.with_(overhead_ns=overhead_ns)))
+def test_b4_harness_overhead(tmp_path: Path, overhead_ns: int, interrupted_ns: int, wanted: Verdict) -> None:
+    lab = MEASURED.with_(overhead_ns=overhead_ns, interrupted_ns=interrupted_ns)
+    found = verdict(tmp_path, "B4", factory.rounds(lab))
     assert found.verdict is wanted, found.reason
+    assert ("the system took at most 0 %" in found.reason) is (interrupted_ns == 0), found.reason
 
 
 def test_claims_without_data_are_not_run_and_none_is_passed(tmp_path: Path) -> None:

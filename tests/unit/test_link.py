@@ -213,6 +213,8 @@ IMPOSSIBLE = {
     "no time": with_burst(token_ns=(0, 7000)),
     "negative engine": with_burst(engine_ns=-1),
     "negative sampling": with_burst(sampling_ns=-1),
+    "negative arg-maxes": with_burst(samplings=-1),
+    "negative CPU time": with_burst(harness_cpu_ns=-1),
     "more tokens": with_burst(tokens=3),
     "negative tokens": with_burst(tokens=-1, token_ns=()),
     "longer than the window": with_burst(engine_ns=9000),

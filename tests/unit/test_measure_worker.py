@@ -177,7 +177,8 @@ def test_decode_keeps_every_token_and_times_sampling_apart() -> None:
     engine = FakeEngine(MODEL, 1)
     workload = task().spec.workload
     burst, chosen = windows.decode_window(engine, turn(BurstKind.DECODE, 3), (1,), tokens.stream(workload, 100, 3), 5)
-    assert burst.tokens == len(burst.token_ns) == len(chosen) == 5
+    assert burst.tokens == len(burst.token_ns) == 5
+    assert len(chosen) == burst.samplings == 1
     assert burst.engine_ns == sum(burst.token_ns)
     assert burst.engine_ns + burst.sampling_ns <= burst.end_ns - burst.start_ns
     assert burst.round == 3
@@ -187,7 +188,7 @@ def test_decode_starts_at_the_same_depth_in_every_round() -> None:
     seen: list[int] = []
 
     class Watching(FakeEngine):
-        def decode(self, tokens: object) -> None:
+        def step(self) -> None:
             seen.append(self.tokens_held)
             self.tokens_held += 1
 

@@ -13,6 +13,7 @@ COLUMNS = (
     Column(key="model", title="Model"),
     Column(key="overhead_fraction", title="Harness overhead", style=Style.PERCENT, unit="%"),
     Column(key="overhead_worst_fraction", title="worst window", style=Style.PERCENT, unit="%"),
+    Column(key="interrupted_worst_fraction", title="taken away, worst window", style=Style.PERCENT, unit="%"),
     Column(key="variation", title="Variation", style=Style.PERCENT, unit="%"),
     Column(key="worst_over_median", title="Worst / median", style=Style.FIXED2),
     Column(key="lag1", title="Lag-1 autocorrelation", style=Style.FIXED2),
@@ -42,6 +43,7 @@ def _values(evidence: Evidence, runs: CellRuns, speed: Speed) -> tuple[Value, ..
         evidence.names.cell(runs.cell),
         speed.overhead_fraction,
         speed.overhead_worst_fraction,
+        speed.interrupted_worst_fraction,
         speed.variation,
         speed.worst_over_median,
         speed.tokens_per_s.lag1,
@@ -64,7 +66,8 @@ def _experts(runs: CellRuns) -> str | None:
 
 
 NOTE = (
-    "Over decode bursts. Overhead: window time outside llama.cpp's calls and arg-max. Variation, lag-1 "
+    "Over decode bursts. Overhead: window time outside llama.cpp's calls and arg-max in which the harness ran; taken "
+    "away: in which the system let others run. Neither is part of a token's time. Variation, lag-1 "
     "autocorrelation and "
     "drift are of the time per token from burst to burst; pairs cancel the drift. Waiting worker: CPU time that a "
     "worker's process took while others had their turn. Experts warmed: all must be."
