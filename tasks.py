@@ -294,10 +294,12 @@ def crosscheck(
 )
 def test(c: Context, integration: bool = False, torture: bool = False) -> None:
     """Run the project's own tests."""
-    folders = "tests/unit" if not (integration or torture) else "tests"
+    where = "tests"
+    if not (integration or torture):  # engines and containers want the machine to themselves, unit tests do not
+        where = "tests/unit -n logical --maxprocesses 8"
     marks = "" if torture else "-m 'not torture'"
     whole = {"MOE_TORTURE": "whole"} if torture else {}  # without it torture is bounded, as CI runs it
-    c.run(f"{sys.executable} -m pytest {folders} {marks}", env=whole, pty=sys.stdout.isatty())
+    c.run(f"{sys.executable} -m pytest {where} {marks}", env=whole, pty=sys.stdout.isatty())
 
 
 @task
