@@ -132,7 +132,6 @@ class TaintKind(StrEnum):
     THROTTLED = "throttled"
     POWER_MODE_CHANGED = "power_mode_changed"
     CLOCK_CHANGED = "clock_changed"
-    TEMPERATURE = "temperature"
     SUSPENDED = "suspended"
     SWAPPED = "swapped"
     MAJOR_FAULTS = "major_faults"
