@@ -23,7 +23,7 @@ class Agreement(StrEnum):
 
     COMPARABLE = "comparable"
     DIFFERENT = "not comparable: over 2 % apart"
-    UNDECIDED = "not comparable: not known to 2 %"
+    UNDECIDED = "not comparable: not shown to lie within 2 %"
     OTHER_COMMIT = "not comparable: another commit of llama.cpp"
     NOT_MEASURED = "not measured"
 

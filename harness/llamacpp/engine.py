@@ -101,6 +101,7 @@ class LlamaContext:
         self.threadpool.attach(self.handle)
         self.width = workload.batch_width
         self.tokens_held = 0
+        self._logits_row = -1  # of sequence 0 in the last batch: a prompt's last row, a step's first
         self._batch_tokens = int(low.llama_n_batch(self.handle))
         self._batch = low.llama_batch_init(max(self._batch_tokens, self.width), 0, 1)
         self._log = "".join(model.log.lines[log_start:])
@@ -139,6 +140,7 @@ class LlamaContext:
             self._batch.n_tokens = len(chunk)
             self._run()
             self.tokens_held += len(chunk)
+        self._logits_row = -1
 
     def place(self, tokens: Sequence[int]) -> None:
         """Lay out one token for each sequence at the next position."""
@@ -150,6 +152,7 @@ class LlamaContext:
         """Decode what was placed; returns when the device is done."""
         self._run()
         self.tokens_held += 1
+        self._logits_row = 0
 
     def _put(self, index: int, token: int, position: int, sequence: int, *, wants_logits: bool) -> None:
         batch = self._batch
@@ -168,7 +171,7 @@ class LlamaContext:
 
     def argmax(self) -> int:
         """The most likely next token of sequence 0."""
-        logits = low.llama_get_logits_ith(self.handle, 0 if self.width > 1 else -1)
+        logits = low.llama_get_logits_ith(self.handle, self._logits_row)
         return int(np.ctypeslib.as_array(logits, shape=(self.model.vocabulary_size,)).argmax())
 
     def logits_finite(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -182,6 +183,38 @@ def test_decode_keeps_every_token_and_times_sampling_apart() -> None:
     assert burst.engine_ns == sum(burst.token_ns)
     assert burst.engine_ns + burst.sampling_ns <= burst.end_ns - burst.start_ns
     assert burst.round == 3
+
+
+def test_greedy_text_feeds_back_every_arg_max() -> None:
+    placed: list[tuple[int, ...]] = []
+
+    class Watching(FakeEngine):
+        def place(self, tokens: Sequence[int]) -> None:
+            placed.append(tuple(tokens))
+
+    burst, chosen = windows.decode_window(Watching(MODEL, 2), turn(BurstKind.DECODE, 0), (1, 1), None, 4)
+    assert placed == [(1, 1), *((token, token) for token in chosen[:-1])]
+    assert len(chosen) == burst.samplings == 4
+    assert burst.engine_ns + burst.sampling_ns <= burst.end_ns - burst.start_ns
+
+
+def test_neither_the_engines_cpu_time_nor_a_preemption_is_the_harness_s() -> None:
+    class Busy(FakeEngine):
+        def place(self, tokens: Sequence[int]) -> None:
+            del tokens
+            time.sleep(0.02)  # the thread has no CPU: as when the system lets others run
+
+        def step(self) -> None:
+            until_ns = time.thread_time_ns() + 20_000_000
+            while time.thread_time_ns() < until_ns:
+                pass
+
+    given = iter([(1,)] * 4)
+    burst, _ = windows.decode_window(Busy(MODEL, 1), turn(BurstKind.DECODE, 0), (1,), given, 4)
+    assert burst.harness_cpu_ns is not None
+    assert burst.engine_ns >= 80_000_000
+    assert burst.harness_cpu_ns < burst.end_ns - burst.start_ns - burst.engine_ns
+    assert burst.harness_cpu_ns < 40_000_000
 
 
 def test_decode_starts_at_the_same_depth_in_every_round() -> None:
