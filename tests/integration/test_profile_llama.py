@@ -155,6 +155,20 @@ def test_a_routing_run_traces_every_layer(tmp_path: Path) -> None:
     assert all(len(set(ids)) == shape.experts_used for row in trace.selected for ids in row)
 
 
+@pytest.mark.parametrize("kind", [RunKind.ROUNDS, RunKind.PROFILE, RunKind.ROUTING])
+def test_sequences_are_decoded_together(kind: RunKind, tmp_path: Path) -> None:
+    """Four at once, after a prompt and after a step: their logits lie in different rows."""
+    shape = small("olmoe-1b-7b")
+    asked = task(proxy(shape, tmp_path).path, shape, kind)
+    workload = replace(asked.spec.workload, batch_width=4)
+    wide = replace(asked, spec=replace(asked.spec, workload=workload))
+    found = measured(wide, BurstKind.PREFILL, BurstKind.DECODE, rounds=2)
+    decoded = [burst for burst in found.bursts if burst.kind is BurstKind.DECODE]
+    assert [burst.tokens for burst in decoded] == [8, 8]
+    if found.routing:
+        assert len(found.routing.selected) == 4 * sum(found.routing.burst_steps)
+
+
 def test_a_context_that_is_too_long_fails_its_run_in_words(tmp_path: Path) -> None:
     shape = small("llama-3.2-1b")
     event = serve(task(proxy(shape, tmp_path).path, shape, RunKind.PROFILE, depth=300), BurstKind.PROFILE)

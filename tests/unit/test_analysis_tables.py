@@ -49,6 +49,15 @@ def test_an_empty_table_says_why(tmp_path: Path) -> None:
         assert table.rows or table.absent, table.id
 
 
+def test_sequences_decoded_together_are_told_one_by_one_and_in_all(tmp_path: Path) -> None:
+    alone = list(factory.rounds(LAB, (LLAMA,)))
+    wide = [varied(record, {"batch_width": 4}, {"variant": "batch_width=4"}, "-wide") for record in alone]
+    table = table_of(tmp_path, "throughput", [*alone, *wide])
+    one, other = column(table, "decode_tokens_per_s")
+    assert one == other
+    assert column(table, "decode_all_tokens_per_s") == [None, 4 * other]
+
+
 def test_context_is_relative_to_the_smallest_depth(tmp_path: Path) -> None:
     depths = {128: 1.0, 1024: 1.25}
     records = []

@@ -14,6 +14,7 @@ COLUMNS = (
     Column(key="decode_tokens_per_s", title="Decode", style=Style.SIGNIFICANT3, unit="tokens/s"),
     Column(key="decode_low_tokens_per_s", title="95 % from", style=Style.SIGNIFICANT3, unit="tokens/s"),
     Column(key="decode_high_tokens_per_s", title="to", style=Style.SIGNIFICANT3, unit="tokens/s"),
+    Column(key="decode_all_tokens_per_s", title="All sequences", style=Style.SIGNIFICANT3, unit="tokens/s"),
     Column(key="decode_bursts", title="Bursts", style=Style.COUNT),
     Column(key="prefill_tokens_per_s", title="Prefill", style=Style.SIGNIFICANT3, unit="tokens/s"),
     Column(key="prefill_bursts", title="Bursts", style=Style.COUNT, details=True),
@@ -33,7 +34,7 @@ def _values(evidence: Evidence, runs: CellRuns) -> tuple[Value, ...]:
         evidence.setup_name(runs.cell) or None,
         runs.cell.experiment,
         evidence.names.cell(runs.cell),
-        *_decode(runs.decode),
+        *_decode(runs.decode, runs.cell.workload.batch_width),
         runs.prefill.tokens_per_s.value if runs.prefill else None,
         runs.prefill.bursts if runs.prefill else None,
         len(runs.numbers),
@@ -41,15 +42,15 @@ def _values(evidence: Evidence, runs: CellRuns) -> tuple[Value, ...]:
     )
 
 
-def _decode(speed: Speed | None) -> tuple[Value, Value, Value, Value]:
+def _decode(speed: Speed | None, width: int) -> tuple[Value, ...]:
     if speed is None:
-        return None, None, None, None
+        return (None,) * 5
     rate = speed.tokens_per_s
-    return rate.value, rate.low, rate.high, speed.bursts
+    return rate.value, rate.low, rate.high, width * rate.value if width > 1 else None, speed.bursts
 
 
 NOTE = (
-    "Counted tokens over counted time. The interval is of the time per token across bursts and processes; "
-    "where bursts of "
-    "several models alternate, their ratio is known better than either speed."
+    "Counted tokens over counted time. The interval is of the time per token across bursts and processes; where bursts "
+    "of several models alternate, their ratio is known better than either speed. Where sequences are decoded together, "
+    "speeds and ratios are those of one of them."
 )
