@@ -15,8 +15,7 @@ from harness.llamacpp.engine import LlamaContext, LlamaModel
 from harness.measure.engine import Coverage, Predicted
 from harness.records import Settings, Workload
 
-COVER_TOKENS = 128  # one pass: with uniform routing of 8 of 64, an expert is missed once in 10^7
-COVER_PASSES = 4
+COVER_TOKENS = 128  # with uniform routing of 8 of 64, an expert is missed once in 10^7; more passes find few more
 READ_BYTES = 16 * 1024 * 1024
 
 
@@ -48,15 +47,12 @@ class LlamaLoader:
     def _route(self, experts_total: int) -> int:
         probe = RoutingProbe(self.model.ggml)
         small = msgspec.structs.replace(
-            self._settings, context_tokens=COVER_TOKENS * COVER_PASSES, batch_tokens=32, ubatch_tokens=32
+            self._settings, context_tokens=2 * COVER_TOKENS, batch_tokens=COVER_TOKENS, ubatch_tokens=COVER_TOKENS
         )
         single = msgspec.structs.replace(self._workload, batch_width=1)
         context = LlamaContext(self.model, small, single, callback=probe.callback)
         draw = random.Random(0)  # noqa: S311 - token ids, no secret
-        for _ in range(COVER_PASSES):
-            context.prefill([draw.randrange(self.vocabulary_size) for _ in range(COVER_TOKENS)])
-            if probe.covered() >= experts_total:
-                break
+        context.prefill([draw.randrange(self.vocabulary_size) for _ in range(COVER_TOKENS)])
         context.close()
         return min(probe.covered(), experts_total)
 

@@ -60,6 +60,7 @@ class Experiment(Struct, frozen=True):
     decode_seconds: Annotated[float, Meta(ge=0)] = 0.7
     settle_tokens: NotNegative = 3
     prefill_every: NotNegative = 1  # a prefill burst in every n-th round; 0: never
+    rotating: tuple[str, ...] = ()  # of these models one a round decodes, in turn; the others decode in every round
     sampler_cost: bool = False  # every round decodes twice, with the sampler at work and with it paused
     use_mmap: bool | None = None  # null: as the device profile says
     order: Order = Order.RANDOM
@@ -106,11 +107,23 @@ def load_suite(root: Path, name: str) -> Suite:
     names = [experiment.name for experiment in suite.experiments]
     doubled = sorted({name for name in names if names.count(name) > 1})
     for experiment in suite.experiments:
-        if experiment.order is Order.ALTERNATING and experiment.kind is not RunKind.SOLO:
-            raise UsageError(f"{experiment.name}: only solo runs have an order", where=f"configs/suites/{name}.toml")
+        fault = _fault(experiment)
+        if fault:
+            raise UsageError(f"{experiment.name}: {fault}", where=f"configs/suites/{name}.toml")
     if doubled:
         raise UsageError(f"two experiments are named {doubled[0]!r}", where=f"configs/suites/{name}.toml")
     return suite
+
+
+def _fault(experiment: Experiment) -> str:
+    """What keys of one experiment say against one another; empty when they agree."""
+    if experiment.order is Order.ALTERNATING and experiment.kind is not RunKind.SOLO:
+        return "only solo runs have an order"
+    if experiment.rotating and experiment.kind is not RunKind.ROUNDS:
+        return "only in rounds can models be rotating"
+    whole = [name for name in experiment.models if "[" not in name]
+    strangers = [name for name in experiment.rotating if name not in whole]
+    return f"rotating names {strangers[0]!r}, which is not among its unvaried models" if strangers else ""
 
 
 def load_device(root: Path, name: str) -> Device:

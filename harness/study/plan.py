@@ -256,10 +256,13 @@ def turns(cohort: Cohort, round_number: int) -> tuple[BurstKind, ...]:
         case RunKind.ROUTING | RunKind.BANDWIDTH:
             return (BurstKind.DECODE,)
         case _:
-            prefill = experiment.prefill_every and round_number % experiment.prefill_every == 0
-            first = (BurstKind.PREFILL,) if prefill else ()
+            first = (BurstKind.PREFILL,) if _prefills(experiment, round_number) else ()
             second = _pair(cohort, round_number, BurstKind.UNWATCHED) if experiment.sampler_cost else ()
             return first + (second or (BurstKind.DECODE,))
+
+
+def _prefills(experiment: Experiment, round_number: int) -> bool:
+    return experiment.prefill_every > 0 and round_number % experiment.prefill_every == 0
 
 
 def _pair(cohort: Cohort, round_number: int, other: BurstKind) -> tuple[BurstKind, ...]:
@@ -269,10 +272,18 @@ def _pair(cohort: Cohort, round_number: int, other: BurstKind) -> tuple[BurstKin
 
 
 def round_order(cohort: Cohort, round_number: int) -> list[int]:
-    """Seeded random order of the workers in a round: indices into `cohort.cells`."""
+    """Seeded random order of the workers that take part in a round: indices into `cohort.cells`.
+
+    All of them start (round -1) and prefill; elsewhere one of the rotating models stands for all of these, so that the
+    pair that matters most is measured more often.
+    """
     order = list(range(len(cohort.cells)))
     random.Random(f"{cohort.seed}:{cohort.name}:{round_number}").shuffle(order)  # noqa: S311
-    return order
+    rotating = cohort.experiment.rotating
+    if not rotating or round_number < 0 or _prefills(cohort.experiment, round_number):
+        return order
+    absent = set(rotating) - {rotating[round_number % len(rotating)]}
+    return [place for place in order if cohort.cells[place].key.name not in absent]
 
 
 def bind(

@@ -50,6 +50,23 @@ def test_only_solo_runs_have_an_order(tmp_path: Path) -> None:
         config.load_suite(tmp_path, "paper")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('"gemma-2-2b"] # in', '"gemma-3"] # in', "headline: rotating names 'gemma-3'"),
+        ('kind = "solo"', 'kind = "solo"\nrotating = ["qwen2.5-1.5b"]', "only in rounds can models be rotating"),
+    ],
+)
+def test_rotating_models_are_checked(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    folder = tmp_path / "configs" / "suites"
+    folder.mkdir(parents=True)
+    text = (cli.ROOT / "configs" / "suites" / "quick.toml").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "quick.toml").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(UsageError, match=fault):
+        config.load_suite(tmp_path, "quick")
+
+
 def alternated(lab: Lab, slower_second: float, blocks: int = 12) -> Iterator[Record]:
     """Both models alone, reversed in every other block; whoever runs second is slower."""
     rng = np.random.default_rng(lab.seed)

@@ -165,6 +165,17 @@ def test_each_round_has_a_seeded_order_of_its_own() -> None:
     assert min(firsts.values()) >= 5  # 15 expected each; fewer than 5 has a chance below 0.1 %
 
 
+def test_rotating_models_share_a_place_but_all_of_them_prefill() -> None:
+    shared = experiment(models=FOUR, rotating=FOUR[2:], prefill_every=10, rounds=20)
+    cohort = plan_of(suite(shared)).cohorts[0]
+    assert sorted(planning.round_order(cohort, -1)) == [0, 1, 2, 3]
+    present = [{cohort.cells[place].key.name for place in planning.round_order(cohort, number)} for number in range(20)]
+    assert all(set(FOUR[:2]) <= names for names in present)
+    assert [len(names) for names in present] == ([4] + [3] * 9) * 2
+    counts = Counter(name for names in present for name in names)
+    assert counts == {FOUR[0]: 20, FOUR[1]: 20, FOUR[2]: 10, FOUR[3]: 12}
+
+
 def test_turns_of_a_round() -> None:
     def turns(round_number: int, kind: RunKind = RunKind.ROUNDS, every: int = 2) -> list[BurstKind]:
         cohort = plan_of(suite(experiment(kind=kind, prefill_every=every))).cohorts[0]
