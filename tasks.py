@@ -17,6 +17,7 @@ OUT = "folder for the dataset and the report; default: out-SUITE"
 ENV = "native, or container (one container a run)"
 HOST = "ssh://user@board: plan here, measure there; given several times, all side by side"
 RESUME = "go on with an interrupted study: run only what is not recorded yet"
+RETRY = "--resume, and runs that failed are measured once more; their records stay"
 STUDY_HELP = {
     "device": DEVICE,
     "suite": SUITE,
@@ -24,6 +25,7 @@ STUDY_HELP = {
     "out": OUT,
     "env": ENV,
     "resume": RESUME,
+    "retry": RETRY,
     "host": HOST,
 }
 
@@ -37,12 +39,13 @@ def reproduce(
     out: str = "",
     env: str = "native",
     resume: bool = False,
+    retry: bool = False,
     host: Iterable[str] | None = None,
 ) -> None:
     """Get the weights, measure everything, write the report: the main job."""
     from harness import cli, cli_hosts, options
 
-    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
+    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume, retry=retry)
     cli.run(lambda: cli_hosts.on_each("reproduce", asked, tuple(host or ()), cli.reproduce))
 
 
@@ -55,13 +58,14 @@ def bench(
     out: str = "",
     env: str = "native",
     resume: bool = False,
+    retry: bool = False,
     host: Iterable[str] | None = None,
 ) -> None:
     """Measure speed and memory only; no profile, no report."""
     from harness import cli, cli_hosts, options
     from harness.terms import RunKind
 
-    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
+    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume, retry=retry)
     cli.run(
         lambda: cli_hosts.on_each(
             "bench", asked, tuple(host or ()), lambda one: cli.bench(one, (RunKind.ROUNDS, RunKind.SOLO))
@@ -78,13 +82,14 @@ def profile(
     out: str = "",
     env: str = "native",
     resume: bool = False,
+    retry: bool = False,
     host: Iterable[str] | None = None,
 ) -> None:
     """Measure node times, routing and bandwidth only; no report."""
     from harness import cli, cli_hosts, options
     from harness.terms import RunKind
 
-    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume)
+    asked = options.Asked(device=device, suite=suite, weights=weights, out=out, env=env, resume=resume, retry=retry)
     cli.run(
         lambda: cli_hosts.on_each(
             "profile",
@@ -261,7 +266,7 @@ def build_llama_bench(c: Context) -> None:
     help={
         "llama_bench": "the program",
         "rounds": "in each block; default: as the suite says",
-        **{k: v for k, v in STUDY_HELP.items() if k not in ("resume", "host")},
+        **{k: v for k, v in STUDY_HELP.items() if k not in ("resume", "retry", "host")},
     }
 )
 def crosscheck(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
+REPEAT = "the report lists them with reasons; --retry measures them once more"
 
 
 def run(command: Callable[[], None]) -> None:
@@ -57,14 +58,14 @@ def reproduce(options: StudyOptions) -> None:
     took = human_duration(time.monotonic() - started_s)
     console.print(f"report: {options.out / 'report.html'} ({took} in all)", markup=False)
     if failed:
-        raise RunsFailed(f"{failed} runs failed", where=str(options.out), cure="the report lists them with reasons")
+        raise RunsFailed(f"{failed} runs failed", where=str(options.out), cure=REPEAT)
 
 
 def bench(options: StudyOptions, kinds: tuple[RunKind, ...]) -> None:
     """Measure only the experiments of some kinds."""
     failed = _measure(options, _console(), kinds)
     if failed:
-        raise RunsFailed(f"{failed} runs failed", where=str(options.out))
+        raise RunsFailed(f"{failed} runs failed", where=str(options.out), cure=REPEAT)
 
 
 def _measure(options: StudyOptions, console: Console, kinds: tuple[RunKind, ...]) -> int:
@@ -77,7 +78,7 @@ def _measure(options: StudyOptions, console: Console, kinds: tuple[RunKind, ...]
 
     with closing(open_site(ROOT, options, lambda line: console.print(line, markup=False))) as site:
         drafted = prepare.draft(ROOT, options, kinds, site)
-        with closing(Store.open(options.out, resume=options.resume)) as store:
+        with closing(Store.open(options.out, resume=options.resume, retry=options.retry)) as store:
             for notice in store.notices:
                 console.print(notice, markup=False)
             with WeightsProgress(console) as weights:

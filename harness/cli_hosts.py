@@ -119,8 +119,8 @@ def _command_line(command: str, asked: Asked, host: str, folder: Path) -> list[s
         "host": host,
     }
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
-    resume = ["--resume"] if asked.resume else []
-    return [sys.executable, "-m", "invoke", "--search-root", str(cli.ROOT), command, *options, *resume]
+    flags = [f"--{name}" for name, wanted in (("resume", asked.resume), ("retry", asked.retry)) if wanted]
+    return [sys.executable, "-m", "invoke", "--search-root", str(cli.ROOT), command, *options, *flags]
 
 
 def _tell(name: str, child: subprocess.Popen[str]) -> None:

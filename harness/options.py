@@ -24,12 +24,22 @@ class StudyOptions:
     out: Path
     environment: EnvironmentKind = EnvironmentKind.NATIVE
     resume: bool = False
+    retry: bool = False  # resume, and failed runs once more
     host: str = ""  # address of another machine's engine; empty: this machine
     fake: bool = False
 
 
 def study_options(
-    *, device: str, suite: str, weights: str, out: str, env: str, resume: bool, host: str = "", fake: bool = False
+    *,
+    device: str,
+    suite: str,
+    weights: str,
+    out: str,
+    env: str,
+    resume: bool,
+    retry: bool = False,
+    host: str = "",
+    fake: bool = False,
 ) -> StudyOptions:
     """Options from the command line.
 
@@ -43,7 +53,8 @@ def study_options(
         weights=None if weights == AUTO else choice(Weights, weights, "--weights", also=AUTO),
         out=Path(out or f"out-{suite}"),
         environment=EnvironmentKind.CONTAINER if host else environment,  # over there everything runs in containers
-        resume=resume,
+        resume=resume or retry,
+        retry=retry,
         host=checked_host(host),
         fake=fake,
     )
@@ -59,6 +70,7 @@ class Asked:
     out: str
     env: str
     resume: bool
+    retry: bool = False
 
     def options(self, host: str = "") -> StudyOptions:
         """For one machine; errors as `study_options`."""
@@ -69,6 +81,7 @@ class Asked:
             out=self.out,
             env=self.env,
             resume=self.resume,
+            retry=self.retry,
             host=host,
         )
 

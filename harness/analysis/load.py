@@ -40,7 +40,7 @@ class Dataset:
     plan: DatasetFile | None  # null for a bare JSONL file
     digest: str  # of all lines, whatever their order
     runs: tuple[Run, ...]
-    superseded: int  # failed attempts of runs that a later attempt completed
+    superseded: int  # failed attempts of runs that were tried again
     crosscheck: Crosscheck | None  # null where llama-bench was not asked
 
 

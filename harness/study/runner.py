@@ -144,7 +144,7 @@ class Runner:
         """Recorded runs that another command planned here: `bench`, then `profile --resume`."""
         before = read_info(self._study.store.folder)
         for run in before.planned if before else ():
-            if run.run_id not in ids and run.run_id in self._study.store.finished:
+            if run.run_id not in ids and run.run_id in self._study.store.recorded:
                 yield run
 
     def _run_cohort(self, cohort: Cohort, specs: Sequence[RunSpec]) -> None:

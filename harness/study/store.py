@@ -91,11 +91,12 @@ class Store:
         self.notices = notices
         self._lock = lock
         self._file = file
-        self._finished: set[str] = set()
+        self._recorded: set[str] = set()
         self._failed: set[str] = set()
+        self._repeated: set[str] = set()  # recorded, and to be measured once more
 
     @classmethod
-    def open(cls, folder: Path, *, resume: bool, opener: Opener = open_to_append) -> Store:
+    def open(cls, folder: Path, *, resume: bool, retry: bool = False, opener: Opener = open_to_append) -> Store:
         """Create or reopen a dataset and hold its lock until `close`.
 
         SHA256SUMS of an earlier session is taken away: it stands for a dataset that nobody is writing.
@@ -103,6 +104,7 @@ class Store:
         Args:
             folder: of the dataset.
             resume: go on with what is there.
+            retry: take recorded runs that failed as not finished; their records stay.
             opener: opens runs.jsonl for appending.
 
         Raises:
@@ -122,6 +124,7 @@ class Store:
                 store = cls(folder, lock, held.enter_context(opener(path)), notices)
                 for record in read(path):
                     store._remember(record)
+                store._repeated = set(store._failed) if retry else set()
                 (folder / SUMS).unlink(missing_ok=True)
                 sync_folder(folder)
             except OSError as error:
@@ -130,14 +133,24 @@ class Store:
         return store
 
     def _remember(self, record: Record) -> None:
-        self._finished.add(record.spec.run_id)
-        if not _as_wanted(record):
-            self._failed.add(record.spec.run_id)
+        """Of several records of one run, the one that ended well counts."""
+        run_id = record.spec.run_id
+        self._repeated.discard(run_id)
+        if _as_wanted(record):
+            self._failed.discard(run_id)
+        elif run_id not in self._recorded:
+            self._failed.add(run_id)
+        self._recorded.add(run_id)
+
+    @property
+    def recorded(self) -> frozenset[str]:
+        """Ids of all runs that have a record."""
+        return frozenset(self._recorded)
 
     @property
     def finished(self) -> frozenset[str]:
-        """Ids of all recorded runs."""
-        return frozenset(self._finished)
+        """Ids of the runs that need not be measured any more."""
+        return frozenset(self._recorded - self._repeated)
 
     @property
     def failed(self) -> frozenset[str]:
@@ -150,7 +163,7 @@ class Store:
         Raises:
             EnvironmentLacking: the disk is full; the file is as it was before.
         """
-        if record.spec.run_id in self._finished:
+        if record.spec.run_id in self.finished:
             raise IntegrityError(f"run {record.spec.run_id} is recorded already", where=str(self.folder / RUNS))
         line = records.encode(record)
         length = os.fstat(self._file.fileno()).st_size

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -39,9 +40,9 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[[Callable[[], None]], 
 Fails = Callable[[Callable[[], None]], tuple[int, str]]
 
 
-def options(out: Path | str = "", **changes: str) -> StudyOptions:
-    usual = {"device": "cpu", "suite": "smoke", "weights": "proxy", "env": "native"}
-    return study_options(**(usual | changes), out=str(out), resume=False, fake=True)
+def options(out: Path | str = "", **changes: Any) -> StudyOptions:
+    usual: dict[str, Any] = {"device": "cpu", "suite": "smoke", "weights": "proxy", "env": "native", "resume": False}
+    return study_options(**(usual | changes), out=str(out), fake=True)
 
 
 @pytest.mark.parametrize(

@@ -354,4 +354,6 @@ def test_each_host_gets_a_command_line_of_its_own(tmp_path: Path) -> None:
         "reproduce", "--device", "jetson", "--suite", "quick", "--weights", "released",
         "--out", str(tmp_path / "u-two"), "--host", "ssh://u@two", "--resume",
     ]  # fmt: skip
+    again = cli_hosts._command_line("bench", dataclasses.replace(asked, resume=False, retry=True), "", tmp_path)
+    assert again[-1] == "--retry"
     assert subprocess.run([*line[:3], "--version"], capture_output=True, check=False).returncode == 0

@@ -14,6 +14,7 @@ import pytest
 from studies import FOUR, Listener, ThreadEnvironment, experiment, plan_of, run_study, specs_of, study_of, suite
 
 from harness import cli
+from harness.analysis.load import load
 from harness.errors import Interrupted
 from harness.options import StudyOptions
 from harness.records import Burst, Record
@@ -44,9 +45,11 @@ def run(
     plan: Plan | None = None,
     gates: tuple[Gate, ...] = (),
     gate_s: float = 0.0,
+    *,
+    retry: bool = False,
 ) -> int:
     """A session of a study with real signal handling; the number of failed runs of the dataset."""
-    store = Store.open(folder, resume=True)
+    store = Store.open(folder, resume=True, retry=retry)
     stop = StopFlag()
     try:
         with stop.installed():
@@ -119,6 +122,19 @@ def test_failures_of_an_earlier_session_are_counted_still(tmp_path: Path) -> Non
     again = ThreadEnvironment()
     assert run(tmp_path, again) == 3
     assert again.started == []
+
+
+def test_failed_runs_are_measured_once_more_when_asked_for(tmp_path: Path) -> None:
+    run(tmp_path, ThreadEnvironment(broken=(FOUR[0],)))
+    failed = {record.spec.run_id for record in records_of(tmp_path) if record.termination.ending is not Ending.OK}
+    again = ThreadEnvironment()
+    assert run(tmp_path, again, retry=True) == 0
+    assert set(again.started) == failed
+    dataset = load([tmp_path]).datasets[0]
+    assert {one.run_id for one in dataset.runs} == PLANNED
+    assert dataset.superseded == len(failed) == 3
+    assert all(one.termination.ending is Ending.OK for one in dataset.runs)
+    assert run(tmp_path, ThreadEnvironment(), retry=True) == 0
 
 
 def test_ctrl_c_once_keeps_finished_runs_and_resume_runs_the_rest(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,26 @@ def test_resume_knows_what_is_recorded_and_what_failed(tmp_path: Path) -> None:
     assert store.finished == {SOME[0].spec.run_id, failed.spec.run_id}
     assert store.failed == {failed.spec.run_id}
     store.close()
+
+
+def test_retry_takes_failed_runs_as_open_until_they_are_recorded_again(tmp_path: Path) -> None:
+    ended = msgspec.structs.replace(SOME[1].termination, ending=Ending.ERROR)
+    failed = msgspec.structs.replace(SOME[1], termination=ended, measured=None)
+    store = Store.open(written(tmp_path, (SOME[0], failed)), resume=True, retry=True)
+    good, bad = SOME[0].spec.run_id, failed.spec.run_id
+    assert [set(one) for one in (store.finished, store.failed, store.recorded)] == [{good}, {bad}, {good, bad}]
+    store.append(failed)
+    assert [set(one) for one in (store.finished, store.failed)] == [{good, bad}, {bad}]
+    store.close()
+    store = Store.open(tmp_path, resume=True, retry=True)
+    store.append(SOME[1])
+    assert [set(one) for one in (store.finished, store.failed)] == [{good, bad}, set()]
+    store.close()
+    for retry in (False, True):
+        store = Store.open(tmp_path, resume=True, retry=retry)
+        assert [set(one) for one in (store.finished, store.failed)] == [{good, bad}, set()]
+        store.close()
+    assert Counter(ids(tmp_path)) == {good: 1, bad: 3}
 
 
 def test_no_run_is_recorded_twice(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def _sums(account: Account) -> str:
     left_out = sum(len(group.run_ids) for group in account.left_out)
     planned = "runs" if account.planned is None else f"planned runs ({account.recorded:,} recorded)"
     total = account.recorded if account.planned is None else account.planned
-    again = f" {account.superseded:,} failed attempts were repeated with success." if account.superseded else ""
+    again = f" {account.superseded:,} failed attempts were repeated." if account.superseded else ""
     return f"{total:,} {planned} = {account.counted:,} counted + {left_out:,} left out.{again}"
 
 
