@@ -49,7 +49,7 @@ def profiles(runs: CellRuns) -> list[NodeProfile]:
 
 
 def plain_profiles(evidence: Evidence, name: str) -> Iterator[CellRuns]:
-    """Of unvaried models, timed as the suites do by default: by ranges."""
+    """Of unvaried models with unvaried settings: what a suite varies (width, cut by nodes) is no part of a claim."""
     for runs in evidence.of_kind(RunKind.PROFILE):
         varied = runs.cell.model.variant or runs.cell.settings.variant
         if name in ("", runs.cell.model.name) and not varied and profiles(runs):
