@@ -42,6 +42,11 @@ class Point:
         return self.speed.tokens_per_s.value if self.speed else None
 
     @property
+    def waited_for_disk(self) -> bool:
+        """Whether a decode window held a major fault: what a limit does, and a neighbour does not."""
+        return self.speed is not None and bool(self.speed.major_faults)
+
+    @property
     def endings(self) -> str:
         """`2 ok, 1 oom`."""
         found = Counter(run.termination.ending.value for run in self.runs)
@@ -105,11 +110,15 @@ class Curve:
         found = None
         for point in self.points:
             if point.limit_bytes:
-                share = self.share(point)
-                if share is None or share < ENOUGH:
+                if self._lost(point):
                     break
-                found = point
+                found = point if point.speed else found
         return found
+
+    def _lost(self, point: Point) -> bool:
+        """Speed that was lost without one major fault was lost to something else than the limit."""
+        share = self.share(point)
+        return point.out_of_memory or (point.waited_for_disk and (share is None or share < ENOUGH))
 
     @cached_property
     def killed_at(self) -> Point | None:

@@ -56,15 +56,20 @@ class Evidence:
 
     @cached_property
     def alone(self) -> tuple[CellRuns, ...]:
-        """Cells that had the machine to themselves, for memory: only swapping spoils it."""
-        return pool(self.loaded, lambda run: run.kind is RunKind.SOLO and run.counts_but_for(TaintKind.SWAPPED))
+        """Cells that had the machine to themselves, for memory: only swapping spoils it, or a limit."""
+        solo = pool(self.loaded, lambda run: run.kind is RunKind.SOLO and run.counts_but_for(TaintKind.SWAPPED))
+        return tuple(runs for runs in solo if not runs.cell.settings.memory_limit_bytes)
 
     @cached_property
     def timed(self) -> tuple[CellRuns, ...]:
-        """Cells whose speed counts: from rounds; from solo runs where a setup has no rounds of that model."""
+        """Cells whose speed counts: from rounds; from solo runs where a setup has no rounds of that model.
+
+        What a memory limit does to a cell stands in tables of its own (`ceiling`).
+        """
         in_rounds = {_place(runs.cell) for runs in self.of_kind(RunKind.ROUNDS)}
         solo = [runs for runs in self.of_kind(RunKind.SOLO) if _place(runs.cell) not in in_rounds]
-        return tuple(runs for runs in (*self.of_kind(RunKind.ROUNDS), *solo) if runs.decode or runs.prefill)
+        free = (runs for runs in (*self.of_kind(RunKind.ROUNDS), *solo) if not runs.cell.settings.memory_limit_bytes)
+        return tuple(runs for runs in free if runs.decode or runs.prefill)
 
     @cached_property
     def ratios(self) -> tuple[Ratio, ...]:

@@ -10,6 +10,7 @@ from harness.analysis.names import machine, told
 from harness.analysis.ratios import Finding, Ratio
 from harness.analysis.runs import Setup
 from harness.records import Struct
+from harness.report.reasons import reasons
 from harness.terms import EngineKind, EnvironmentKind, Origin, Weights
 
 
@@ -32,6 +33,7 @@ class Answer(Struct, frozen=True):
     machine: str
     sentence: str
     comparisons: tuple[Comparison, ...]
+    reasons: tuple[str, ...]
     caveats: tuple[str, ...]
 
 
@@ -59,6 +61,7 @@ def _answer(evidence: Evidence, setup: Setup, ratios: Sequence[Ratio]) -> Answer
         machine=where + (f", {setup.power_mode}" if told(setup.power_mode) else ""),
         sentence=f"{name} generates {speed:.1f} tokens a second: {listed}.",
         comparisons=comparisons,
+        reasons=reasons(evidence, ratios),
         caveats=(*_caveats(setup, ratios), *_no_energy(evidence, setup, comparisons)),
     )
 

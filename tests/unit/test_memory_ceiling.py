@@ -34,16 +34,25 @@ GB = 1_000_000_000
 Tried = tuple[int, float]  # limit, share of the speed without one; 0: killed for memory
 
 
-def under_limits(model: Model, tried: Sequence[Tried], *, use_mmap: bool = True, repack: bool = True) -> list[Record]:
-    """Runs alone, without a limit and under those given."""
+def under_limits(
+    model: Model, tried: Sequence[Tried], *, use_mmap: bool = True, repack: bool = True, faults: int = 3
+) -> list[Record]:
+    """Runs alone, without a limit and under those given; slow ones with major faults in every burst."""
     lab = Lab(experiment="ceiling", environment=EnvironmentKind.CONTAINER, noise=0.001)
     records: list[Record] = []
     for limit, share in ((0, 1.0), *tried):
         settings = Settings(threads=2, use_mmap=use_mmap, repack=repack, memory_limit_bytes=limit, variant=f"m={limit}")
         slowed = dataclasses.replace(model, token_ns=round(model.token_ns / (share or 1)))
         chosen = lab.with_(settings=settings, ending=Ending.OK if share else Ending.OOM)
-        records += factory.solos(chosen, (slowed,))
+        made = factory.solos(chosen, (slowed,))
+        records += [faulting(one, faults) for one in made] if 0 < share < 1 else made
     return records
+
+
+def faulting(record: Record, faults: int) -> Record:
+    assert record.measured is not None
+    bursts = tuple(replace(burst, major_faults=faults) for burst in record.measured.bursts)
+    return replace(record, measured=replace(record.measured, bursts=bursts))
 
 
 def curves_of(folder: Path, records: Sequence[Record]) -> tuple[Curve, ...]:
@@ -68,6 +77,35 @@ def test_the_smallest_memory_is_found(
     assert (curve.killed_at.limit_bytes if curve.killed_at else None) == killed
     for point, (_, share) in zip(curve.points[1:], sorted(tried, reverse=True), strict=True):
         assert curve.share(point) == pytest.approx(share, rel=0.02)
+
+
+def test_speed_that_was_lost_without_a_major_fault_was_not_lost_to_the_limit(tmp_path: Path) -> None:
+    tried = [(8 * GB, 0.7), (5 * GB, 0.8), (3 * GB, 0.0)]
+    (calm,) = curves_of(tmp_path / "calm", under_limits(OLMOE, tried, faults=0))
+    assert calm.smallest is not None
+    assert calm.smallest.limit_bytes == 5 * GB
+    (waiting,) = curves_of(tmp_path / "waiting", under_limits(OLMOE, tried))
+    assert waiting.smallest is None
+
+
+def test_a_point_that_a_neighbour_spoiled_says_nothing_of_the_smaller_ones(tmp_path: Path) -> None:
+    records = under_limits(OLMOE, [(8 * GB, 1.0), (6 * GB, 1.0), (5 * GB, 0.95)])
+    spoiled = [
+        replace(one, taints=(Taint(kind=TaintKind.FOREIGN_LOAD, detail="made"),))
+        if one.spec.settings.memory_limit_bytes == 6 * GB
+        else one
+        for one in records
+    ]
+    (curve,) = curves_of(tmp_path, spoiled)
+    assert curve.smallest is not None
+    assert curve.smallest.limit_bytes == 5 * GB
+
+
+def test_cells_under_a_limit_stand_in_their_own_tables_alone(tmp_path: Path) -> None:
+    evidence = Evidence.of([factory.write(tmp_path, under_limits(OLMOE, [(8 * GB, 1.0), (5 * GB, 0.95)]))])
+    for cells in (evidence.timed, evidence.alone):
+        assert [runs.cell.settings.memory_limit_bytes for runs in cells] == [0]
+    assert len(memory_ceiling.table(evidence).rows) == 3
 
 
 def test_ways_of_loading_are_curves_of_their_own(tmp_path: Path) -> None:

@@ -47,5 +47,6 @@ def _values(evidence: Evidence, curve: Curve) -> tuple[Value, ...]:
 ABSENT = "no experiment ran a model with and without a memory limit (suite memory-ceiling, --env container)"
 NOTE = (
     "Of the limits that were tried: the smallest that kept the speed, every larger one having kept it too. Empty: none "
-    "of them did. The limit counts everything that the process holds: weights, cache, the interpreter, file pages."
+    "of them did. Speed that was lost without one major fault in decode was not lost to the limit. The limit counts "
+    "everything that the process holds: weights, cache, the interpreter, file pages."
 )
