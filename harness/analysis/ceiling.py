@@ -136,10 +136,9 @@ def curves(evidence: Evidence) -> tuple[Curve, ...]:
 
 def limited(evidence: Evidence) -> Mapping[Cell, list[int]]:
     """Numbers of the runs of each cell of an experiment that sets limits, in a fixed order."""
-    experiments = {run.cell.experiment for run in evidence.runs if run.cell.settings.memory_limit_bytes}
     by_cell: dict[Cell, list[int]] = {}
     for number, run in _timed(evidence.runs):
-        if run.cell.experiment in experiments:
+        if evidence.sets_limits(run.cell):
             by_cell.setdefault(run.cell, []).append(number)
     return dict(sorted(by_cell.items(), key=lambda item: _order(item[0])))
 

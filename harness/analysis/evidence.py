@@ -56,20 +56,29 @@ class Evidence:
 
     @cached_property
     def alone(self) -> tuple[CellRuns, ...]:
-        """Cells that had the machine to themselves, for memory: only swapping spoils it, or a limit."""
+        """Cells that had the machine to themselves, for memory: only swapping spoils it."""
         solo = pool(self.loaded, lambda run: run.kind is RunKind.SOLO and run.counts_but_for(TaintKind.SWAPPED))
-        return tuple(runs for runs in solo if not runs.cell.settings.memory_limit_bytes)
+        return tuple(runs for runs in solo if not self.sets_limits(runs.cell))
 
     @cached_property
     def timed(self) -> tuple[CellRuns, ...]:
         """Cells whose speed counts: from rounds; from solo runs where a setup has no rounds of that model.
 
-        What a memory limit does to a cell stands in tables of its own (`ceiling`).
+        Experiments that set memory limits stand in tables of their own.
         """
         in_rounds = {_place(runs.cell) for runs in self.of_kind(RunKind.ROUNDS)}
         solo = [runs for runs in self.of_kind(RunKind.SOLO) if _place(runs.cell) not in in_rounds]
-        free = (runs for runs in (*self.of_kind(RunKind.ROUNDS), *solo) if not runs.cell.settings.memory_limit_bytes)
+        free = (runs for runs in (*self.of_kind(RunKind.ROUNDS), *solo) if not self.sets_limits(runs.cell))
         return tuple(runs for runs in free if runs.decode or runs.prefill)
+
+    def sets_limits(self, cell: Cell) -> bool:
+        """Whether the cell's experiment sets memory limits, on this cell or on others (module `ceiling`)."""
+        return (cell.dataset, cell.experiment) in self._experiments_with_limits
+
+    @cached_property
+    def _experiments_with_limits(self) -> frozenset[tuple[int, str]]:
+        limited = (run.cell for run in self.runs if run.cell.settings.memory_limit_bytes)
+        return frozenset((cell.dataset, cell.experiment) for cell in limited)
 
     @cached_property
     def ratios(self) -> tuple[Ratio, ...]:

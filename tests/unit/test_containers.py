@@ -195,6 +195,8 @@ def test_without_an_engine_the_way_out_is_told(tmp_path: Path, monkeypatch: pyte
         (engine_errors.refused('could not select device driver "" with capabilities: [[gpu]]'), "nvidia-ctk"),
         (engine_errors.refused('exec: "docker-init": executable file not found in $PATH'), "tini"),
         (engine_errors.failed_build("pull access denied for x", "docker/linux/Dockerfile"), "--base"),
+        (engine_errors.failed_build("docker.io/library/x:1: not found", "docker/linux/Dockerfile"), "--base"),
+        (engine_errors.failed_build('"apparmor_parser": executable file not found in $PATH', "x"), "lines above"),
         (engine_errors.failed_build("no space left on device", "docker/linux/Dockerfile"), "prune"),
         (engine_errors.failed_build("returned a non-zero code: 1", "docker/linux/Dockerfile"), "lines above"),
     ],

@@ -101,10 +101,12 @@ def test_a_point_that_a_neighbour_spoiled_says_nothing_of_the_smaller_ones(tmp_p
     assert curve.smallest.limit_bytes == 5 * GB
 
 
-def test_cells_under_a_limit_stand_in_their_own_tables_alone(tmp_path: Path) -> None:
-    evidence = Evidence.of([factory.write(tmp_path, under_limits(OLMOE, [(8 * GB, 1.0), (5 * GB, 0.95)]))])
+def test_an_experiment_that_sets_limits_stands_in_tables_of_its_own(tmp_path: Path) -> None:
+    others = factory.solos(Lab(experiment="memory"), (OLMOE,))
+    limited = under_limits(OLMOE, [(8 * GB, 1.0), (5 * GB, 0.95)])
+    evidence = Evidence.of([factory.write(tmp_path, [*others, *limited])])
     for cells in (evidence.timed, evidence.alone):
-        assert [runs.cell.settings.memory_limit_bytes for runs in cells] == [0]
+        assert [runs.cell.experiment for runs in cells] == ["memory"]
     assert len(memory_ceiling.table(evidence).rows) == 3
 
 

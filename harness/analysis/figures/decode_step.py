@@ -47,13 +47,14 @@ PARTS = (
 
 
 def draw(evidence: Evidence, dataset: int, setup: Setup, suffix: str) -> Iterator[Figure]:
-    """One row a profiled model of the first experiment that profiled any."""
+    """One row a profiled model of the first experiment that profiled any; whole models before varied ones."""
     profiled = [
         found
         for runs in evidence.of_kind(RunKind.PROFILE)
         if (runs.cell.dataset, runs.cell.setup) == (dataset, setup) and (found := attribution(runs)) is not None
     ]
-    shown = experiment_shown([found.cell.experiment for found in profiled])
+    whole = [found for found in profiled if not found.cell.model.variant]
+    shown = experiment_shown([found.cell.experiment for found in whole or profiled])
     rows = [found for found in profiled if found.cell.experiment == shown]
     if rows:
         names = [evidence.names.cell(found.cell) for found in rows]

@@ -38,7 +38,7 @@ def table(evidence: Evidence) -> Table:
         for runs in evidence.alone
         if any(run.memory for run in runs.runs)
     ]
-    return make("memory", "Memory", COLUMNS, rows, note=NOTE, absent="no run that was alone kept a memory ledger")
+    return make("memory", "Memory", COLUMNS, rows, note=NOTE, absent=ABSENT)
 
 
 def _values(evidence: Evidence, runs: CellRuns) -> tuple[Value, ...]:
@@ -63,6 +63,7 @@ def _largest(ledgers: Sequence[PeakMemory], field: str) -> int | None:
     return max((value for ledger in ledgers if (value := getattr(ledger, field)) is not None), default=None)
 
 
+ABSENT = "no run that was alone kept a memory ledger, those of experiments that set limits aside"
 NOTE = (
     "From runs that were alone on the machine; the largest value of all runs, and the median load time. "
     "Weights, KV and compute "

@@ -39,7 +39,7 @@ COLUMNS = (
 def table(evidence: Evidence) -> Table:
     """One row a phase of a cell that had the machine to itself."""
     rows = [row for runs in evidence.alone for row in _rows(evidence, runs)]
-    absent = "no run that was alone kept a memory ledger"
+    absent = "no run that was alone kept a memory ledger, those of experiments that set limits aside"
     return make("memory_phases", "Memory by phase", COLUMNS, rows, note=NOTE, absent=absent)
 
 

@@ -26,7 +26,7 @@ COLUMNS = (
 def table(evidence: Evidence) -> Table:
     """One row a cell whose speed counts."""
     rows = [Row(values=_values(evidence, runs), marks=watermarks(runs.cell)) for runs in evidence.timed]
-    return make("throughput", "Throughput", COLUMNS, rows, note=NOTE, absent="no run with a counted burst")
+    return make("throughput", "Throughput", COLUMNS, rows, note=NOTE, absent=ABSENT)
 
 
 def _values(evidence: Evidence, runs: CellRuns) -> tuple[Value, ...]:
@@ -49,6 +49,7 @@ def _decode(speed: Speed | None, width: int) -> tuple[Value, ...]:
     return rate.value, rate.low, rate.high, width * rate.value if width > 1 else None, speed.bursts
 
 
+ABSENT = "no run with a counted burst, those of experiments that set memory limits aside"
 NOTE = (
     "Counted tokens over counted time. The interval is of the time per token across bursts and processes; where bursts "
     "of several models alternate, their ratio is known better than either speed. Where sequences are decoded together, "

@@ -11,7 +11,7 @@ RUNTIME_CURE = (
 INSTALL_CURE = "install Docker Engine 20.10 or later and start it, set DOCKER_HOST, or use --env native"
 NO_PERMISSION = ("Permission denied", "PermissionError")
 NO_ENGINE = ("FileNotFoundError", "No such file", "Connection refused", "ConnectionRefused")
-NO_BASE = ("pull access denied", "manifest unknown", "not found", "lookup", "dial tcp", "i/o timeout")
+NO_BASE = ("pull access denied", "manifest unknown", ": not found", "lookup", "dial tcp", "i/o timeout")
 
 
 def unreachable(error: Exception, where: str) -> EnvironmentLacking:
