@@ -9,14 +9,14 @@ from harness.analysis.attribution import Attribution, attribution
 from harness.analysis.ceiling import Curve, Point, curves
 from harness.analysis.evidence import Evidence
 from harness.analysis.growth import Growth, growths
-from harness.analysis.profile_formulas import MOE_BLOCK
+from harness.analysis.profile_formulas import MOE_BLOCK, plain_profiles
 from harness.analysis.ratios import Ratio
 from harness.analysis.roofline import Hypothesis, contrast
 from harness.analysis.runs import Cell
 from harness.analysis.stats import Interval
 from harness.analysis.tables.roofline import rooflines
 from harness.report.formats import percent, significant
-from harness.terms import BurstKind, KvType, NodeCategory, RunKind
+from harness.terms import BurstKind, KvType, NodeCategory
 from harness.units import NS_PER_MS
 
 PARTS = {
@@ -77,9 +77,9 @@ def _time(evidence: Evidence, ratio: Ratio) -> str:
 
 def _profile(evidence: Evidence, cell: Cell) -> Attribution | None:
     """The plain profile of a cell's model on its machine."""
-    for runs in evidence.of_kind(RunKind.PROFILE):
+    for runs in plain_profiles(evidence, cell.model.name):
         same = (runs.cell.dataset, runs.cell.setup, runs.cell.model) == (cell.dataset, cell.setup, cell.model)
-        if same and not runs.cell.settings.variant and (found := attribution(runs)) is not None:
+        if same and (found := attribution(runs)) is not None:
             return found
     return None
 
@@ -117,7 +117,7 @@ def _active_cost(family: Growth) -> str:
     slope = family.ns_per_active_gb
     if slope is None:
         return ""
-    return f"one that it reads {_slope(slope.value)} ms{_bounds(slope, _slope)}"
+    return f"a GB that a token reads costs it {_slope(slope.value)} ms{_bounds(slope, _slope)}"
 
 
 def _slope(ns: float) -> str:
