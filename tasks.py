@@ -17,7 +17,7 @@ OUT = "folder for the dataset and the report; default: out-SUITE"
 ENV = "native, or container (one container a run)"
 HOST = "ssh://user@board: plan here, measure there; given several times, all side by side"
 RESUME = "go on with an interrupted study: run only what is not recorded yet"
-RETRY = "--resume, and runs that failed are measured once more; their records stay"
+RETRY = "--resume, and runs that failed or were disturbed are measured once more; their records stay"
 STUDY_HELP = {
     "device": DEVICE,
     "suite": SUITE,

@@ -83,7 +83,10 @@ def _measure(options: StudyOptions, console: Console, kinds: tuple[RunKind, ...]
                 console.print(notice, markup=False)
             with WeightsProgress(console) as weights:
                 watchers = Watchers(weights=weights, study=RichProgress(console))
-                return conduct(ROOT, options, drafted, store, watchers, site)
+                failed = conduct(ROOT, options, drafted, store, watchers, site)
+            if disturbed := len(store.disturbed):
+                console.print(f"{disturbed} runs were disturbed and count for no speed: {REPEAT}", markup=False)
+            return failed
 
 
 def plan(options: StudyOptions, *, as_json: bool) -> None:

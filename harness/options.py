@@ -24,7 +24,7 @@ class StudyOptions:
     out: Path
     environment: EnvironmentKind = EnvironmentKind.NATIVE
     resume: bool = False
-    retry: bool = False  # resume, and failed runs once more
+    retry: bool = False  # resume, and failed or disturbed runs once more
     host: str = ""  # address of another machine's engine; empty: this machine
     fake: bool = False
 

@@ -23,8 +23,8 @@ from harness.analysis.views import DatasetFile, MeasuredView, RecordView
 from harness.crosscheck_file import Crosscheck
 from harness.errors import BundleError, IntegrityError, UsageError
 from harness.limits import TooLongError, holds_huge_number, numbered
-from harness.records import SCHEMA_VERSION
-from harness.terms import Ending, RunKind
+from harness.records import SCHEMA_VERSION, standing
+from harness.terms import RunKind, Standing
 
 RUN_FILES = ("runs.jsonl", "runs.jsonl.gz")
 PLAN_FILE = "dataset.json"
@@ -40,7 +40,7 @@ class Dataset:
     plan: DatasetFile | None  # null for a bare JSONL file
     digest: str  # of all lines, whatever their order
     runs: tuple[Run, ...]
-    superseded: int  # failed attempts of runs that were tried again
+    superseded: int  # failed or disturbed attempts of runs that were tried again
     crosscheck: Crosscheck | None  # null where llama-bench was not asked
 
 
@@ -148,16 +148,23 @@ def _unknown_schema(found: object, where: str) -> UsageError:
 
 
 def _completed(one: _Line, other: _Line, file: Path) -> _Line:
-    """Of two records of one run, the one that ended well; two that did contradict each other."""
-    good = [line for line in (one, other) if line.run.termination.ending is Ending.OK]
-    if len(good) > 1:
+    """Of two records of one run, the one that stands higher; two sound ones contradict each other."""
+    first_stands, second_stands = _standing(one), _standing(other)
+    if first_stands is second_stands is Standing.SOUND:
         first, second = sorted((one.number, other.number))
         raise IntegrityError(
             f"two different records of run {one.run.run_id}, the other on line {first}",
             where=f"{file}, line {second}",
             cure="keep one of them",
         )
-    return good[0] if good else min(one, other, key=lambda line: line.digest)
+    if first_stands is second_stands:
+        return min(one, other, key=lambda line: line.digest)  # neither is better: any rule that knows no order
+    return one if first_stands > second_stands else other
+
+
+def _standing(line: _Line) -> Standing:
+    run = line.run
+    return standing(run.termination, run.taints, run.cell.settings.memory_limit_bytes)
 
 
 def _plan_order(line: _Line) -> tuple[int, str, int, str, str, str]:

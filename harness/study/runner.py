@@ -149,7 +149,9 @@ class Runner:
 
     def _run_cohort(self, cohort: Cohort, specs: Sequence[RunSpec]) -> None:
         missing = self._missing(specs)
-        tasks = {place: self._task(cohort, specs[place], place, partial=len(missing) < len(specs)) for place in missing}
+        if len(missing) < len(specs):
+            specs = _apart(specs, missing)
+        tasks = {place: self._task(cohort, specs[place], place) for place in missing}
         waits = self._wait(self._study.gates, self._study.gate_timeout_s)
         fit = all_open(waits)
         if fit:
@@ -210,10 +212,7 @@ class Runner:
             except SamplerLost as lost:
                 self._lose_sampler(lost)
 
-    def _task(self, cohort: Cohort, spec: RunSpec, place: int, *, partial: bool) -> Task:
-        if partial:  # the others of this cohort are recorded already: these bursts must not be paired with theirs
-            schedule = msgspec.structs.replace(spec.schedule, cohort=f"{spec.schedule.cohort}-rest-{spec.run_id[:4]}")
-            spec = msgspec.structs.replace(spec, schedule=schedule)
+    def _task(self, cohort: Cohort, spec: RunSpec, place: int) -> Task:
         cell = cohort.cells[place]
         text = self._study.prompts[cell.prompt_id] if cell.workload.source is TokenSource.TEXT else ""
         return Task(spec=spec, model_path=str(self._study.located[cell.key].path), prompt_text=text)
@@ -241,6 +240,15 @@ class Runner:
         self._progress.note(f"telemetry is lost from here on: {lost}")
         self._why_no_telemetry = lost.what
         self._sampler = None
+
+
+def _apart(specs: Sequence[RunSpec], missing: Sequence[int]) -> tuple[RunSpec, ...]:
+    """The rest of a cohort: its bursts pair with each other, never with those recorded at another time."""
+    rest = "-".join(specs[place].run_id[:6] for place in missing)
+    replace = msgspec.structs.replace
+    return tuple(
+        replace(spec, schedule=replace(spec.schedule, cohort=f"{spec.schedule.cohort}-rest-{rest}")) for spec in specs
+    )
 
 
 def _refused(spec: RunSpec, waits: tuple[GateWait, ...]) -> Outcome:

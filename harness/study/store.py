@@ -21,7 +21,7 @@ import msgspec
 from harness import records
 from harness.errors import EnvironmentLacking, IntegrityError, UsageError
 from harness.records import Record, Struct
-from harness.terms import Ending
+from harness.terms import Standing
 
 RUNS = "runs.jsonl"
 DATASET = "dataset.json"
@@ -69,12 +69,6 @@ def read_info(folder: Path) -> DatasetInfo | None:
         raise IntegrityError(f"not a dataset description: {error}", where=str(path), cure=cure) from None
 
 
-def _as_wanted(record: Record) -> bool:
-    """Whether a run ended as it should; under a memory limit "out of memory" is an answer, not a failure."""
-    ending = record.termination.ending
-    return ending is Ending.OK or (ending is Ending.OOM and record.spec.settings.memory_limit_bytes > 0)
-
-
 Opener = Callable[[Path], BinaryIO]
 
 
@@ -91,8 +85,7 @@ class Store:
         self.notices = notices
         self._lock = lock
         self._file = file
-        self._recorded: set[str] = set()
-        self._failed: set[str] = set()
+        self._standing: dict[str, Standing] = {}
         self._repeated: set[str] = set()  # recorded, and to be measured once more
 
     @classmethod
@@ -104,7 +97,7 @@ class Store:
         Args:
             folder: of the dataset.
             resume: go on with what is there.
-            retry: take recorded runs that failed as not finished; their records stay.
+            retry: take runs that failed or were disturbed as not finished; their records stay.
             opener: opens runs.jsonl for appending.
 
         Raises:
@@ -124,7 +117,7 @@ class Store:
                 store = cls(folder, lock, held.enter_context(opener(path)), notices)
                 for record in read(path):
                     store._remember(record)
-                store._repeated = set(store._failed) if retry else set()
+                store._repeated = store._below(Standing.SOUND) if retry else set()
                 (folder / SUMS).unlink(missing_ok=True)
                 sync_folder(folder)
             except OSError as error:
@@ -133,29 +126,33 @@ class Store:
         return store
 
     def _remember(self, record: Record) -> None:
-        """Of several records of one run, the one that ended well counts."""
         run_id = record.spec.run_id
         self._repeated.discard(run_id)
-        if _as_wanted(record):
-            self._failed.discard(run_id)
-        elif run_id not in self._recorded:
-            self._failed.add(run_id)
-        self._recorded.add(run_id)
+        stands = records.standing(record.termination, record.taints, record.spec.settings.memory_limit_bytes)
+        self._standing[run_id] = max(stands, self._standing.get(run_id, Standing.FAILED))
+
+    def _below(self, wanted: Standing) -> set[str]:
+        return {run_id for run_id, stands in self._standing.items() if stands < wanted}
 
     @property
     def recorded(self) -> frozenset[str]:
         """Ids of all runs that have a record."""
-        return frozenset(self._recorded)
+        return frozenset(self._standing)
 
     @property
     def finished(self) -> frozenset[str]:
         """Ids of the runs that need not be measured any more."""
-        return frozenset(self._recorded - self._repeated)
+        return frozenset(self._standing.keys() - self._repeated)
 
     @property
     def failed(self) -> frozenset[str]:
         """Ids of the recorded runs that did not end well, in this session or an earlier one."""
-        return frozenset(self._failed)
+        return frozenset(self._below(Standing.DISTURBED))
+
+    @property
+    def disturbed(self) -> frozenset[str]:
+        """Ids of the runs that ended well and are left out of speed all the same."""
+        return frozenset(self._below(Standing.SOUND) - self._below(Standing.DISTURBED))
 
     def append(self, record: Record) -> None:
         """Write one record; when this returns it survives a power cut.

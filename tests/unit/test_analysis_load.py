@@ -144,6 +144,32 @@ def test_a_failed_attempt_gives_way_to_the_completed_one(folder: Path) -> None:
     assert all(run.counts for run in dataset.runs)
 
 
+def test_a_disturbed_attempt_gives_way_to_the_sound_one_wherever_it_stands(folder: Path) -> None:
+    path, first = folder / "runs.jsonl", factory.study(SMALL)[0]
+    taint = Taint(kind=TaintKind.FOREIGN_LOAD, detail="neighbours")
+    disturbed = encode(msgspec.structs.replace(first, taints=(taint,)))
+    lines = path.read_bytes()
+    for data in (disturbed + lines, lines + disturbed):
+        path.write_bytes(data)
+        dataset = load([folder]).datasets[0]
+        assert dataset.superseded == 1
+        assert all(run.counts for run in dataset.runs)
+
+
+def test_of_two_disturbed_attempts_one_stands_whatever_their_order(folder: Path) -> None:
+    path, (first, *others) = folder / "runs.jsonl", factory.study(SMALL)
+    both = [
+        encode(msgspec.structs.replace(first, taints=(Taint(kind=TaintKind.FOREIGN_LOAD, detail=detail),)))
+        for detail in ("in the first minute", "in the second")
+    ]
+    found = set()
+    for attempts in (both, both[::-1]):
+        path.write_bytes(b"".join(attempts) + b"".join(map(encode, others)))
+        run = next(run for run in load([folder]).runs if run.run_id == first.spec.run_id)
+        found.add(run.taints)
+    assert len(found) == 1
+
+
 def test_two_different_results_of_one_run_contradict_each_other(folder: Path) -> None:
     first = factory.study(SMALL)[0]
     assert first.measured is not None

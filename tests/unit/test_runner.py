@@ -17,9 +17,9 @@ from harness import cli
 from harness.analysis.load import load
 from harness.errors import Interrupted
 from harness.options import StudyOptions
-from harness.records import Burst, Record
+from harness.records import Burst, Record, Taint
 from harness.study import plan as planning
-from harness.study import prepare
+from harness.study import prepare, provenance
 from harness.study import store as storing
 from harness.study.environments.base import Environment
 from harness.study.gates import Closed, Gate
@@ -57,6 +57,12 @@ def run(
             return run_study(study, listener, stop).failed
     finally:
         store.close()
+
+
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else runs on the machine of the tests taints nothing."""
+    monkeypatch.setattr(provenance, "burst_taints", lambda _measured: ())
 
 
 def records_of(folder: Path) -> list[Record]:
@@ -124,6 +130,7 @@ def test_failures_of_an_earlier_session_are_counted_still(tmp_path: Path) -> Non
     assert again.started == []
 
 
+@pytest.mark.usefixtures("calm")
 def test_failed_runs_are_measured_once_more_when_asked_for(tmp_path: Path) -> None:
     run(tmp_path, ThreadEnvironment(broken=(FOUR[0],)))
     failed = {record.spec.run_id for record in records_of(tmp_path) if record.termination.ending is not Ending.OK}
@@ -135,6 +142,31 @@ def test_failed_runs_are_measured_once_more_when_asked_for(tmp_path: Path) -> No
     assert dataset.superseded == len(failed) == 3
     assert all(one.termination.ending is Ending.OK for one in dataset.runs)
     assert run(tmp_path, ThreadEnvironment(), retry=True) == 0
+
+
+@pytest.mark.usefixtures("calm")
+def test_disturbed_runs_are_measured_once_more_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taint = Taint(kind=TaintKind.FOREIGN_LOAD, detail="neighbours")
+    with monkeypatch.context() as busy:
+        busy.setattr(provenance, "burst_taints", lambda _measured: (taint,))
+        assert run(tmp_path) == 0
+    again = ThreadEnvironment()
+    assert run(tmp_path, again) == 0
+    assert again.started == []
+    assert run(tmp_path, again, retry=True) == 0
+    assert set(again.started) == PLANNED
+    dataset = load([tmp_path]).datasets[0]
+    assert dataset.superseded == len(PLANNED)
+    assert all(one.counts for one in dataset.runs)
+
+
+@pytest.mark.usefixtures("calm")
+def test_the_rest_of_a_cohort_pairs_with_itself_and_not_with_what_was_recorded_before(tmp_path: Path) -> None:
+    plan = plan_of(suite(experiment(models=FOUR[:3])))
+    run(tmp_path, ThreadEnvironment(broken=FOUR[1:3]), plan=plan)
+    assert run(tmp_path, ThreadEnvironment(), plan=plan, retry=True) == 0
+    cohorts = {one.cell.model.name: one.schedule.cohort for one in load([tmp_path]).runs}
+    assert cohorts[FOUR[1]] == cohorts[FOUR[2]] != cohorts[FOUR[0]]
 
 
 def test_ctrl_c_once_keeps_finished_runs_and_resume_runs_the_rest(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from records_factory import LLAMA, OLMOE, Lab, solos
 
 from harness import records
 from harness.errors import BundleError, EnvironmentLacking, ExitCode, IntegrityError, UsageError
-from harness.records import Record
+from harness.records import Record, Taint
 from harness.study import store as storing
 from harness.study.store import RUNS, SUMS, DatasetInfo, Store, open_to_append
-from harness.terms import Ending
+from harness.terms import Ending, TaintKind
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 LAB = Lab(decode_tokens=2)
 SOME: tuple[Record, ...] = tuple(solos(LAB, models=(OLMOE, LLAMA), repetitions=1))
 ROOT = Path(storing.__file__).parents[2]
+
+
+def tainted(record: Record, kind: TaintKind) -> Record:
+    return msgspec.structs.replace(record, taints=(Taint(kind=kind, detail="in words"),))
 
 
 class Killed(BaseException):
@@ -125,6 +129,30 @@ def test_retry_takes_failed_runs_as_open_until_they_are_recorded_again(tmp_path:
         assert [set(one) for one in (store.finished, store.failed)] == [{good, bad}, set()]
         store.close()
     assert Counter(ids(tmp_path)) == {good: 1, bad: 3}
+
+
+def test_retry_takes_disturbed_runs_as_open_but_does_not_call_them_failed(tmp_path: Path) -> None:
+    disturbed = tainted(SOME[1], TaintKind.FOREIGN_LOAD)
+    drifted = tainted(SOME[0], TaintKind.IDLE_DRIFT)  # spoils net energy alone
+    store = Store.open(written(tmp_path, (drifted, disturbed)), resume=True, retry=True)
+    assert store.finished == {drifted.spec.run_id}
+    assert store.failed == set()
+    assert store.disturbed == {disturbed.spec.run_id}
+    store.append(SOME[1])
+    assert store.disturbed == set()
+    store.close()
+
+
+def test_what_a_memory_limit_does_to_a_run_is_no_disturbance(tmp_path: Path) -> None:
+    ceiling = msgspec.structs.replace(SOME[1].spec.settings, memory_limit_bytes=10**9)
+    limited = msgspec.structs.replace(SOME[1], spec=msgspec.structs.replace(SOME[1].spec, settings=ceiling))
+    slow = tainted(limited, TaintKind.MAJOR_FAULTS)
+    for record, disturbed in ((slow, 0), (tainted(limited, TaintKind.SUSPENDED), 1)):
+        folder = tmp_path / str(disturbed)
+        folder.mkdir()
+        store = Store.open(written(folder, (record,)), resume=True, retry=True)
+        assert len(store.disturbed) == disturbed
+        store.close()
 
 
 def test_no_run_is_recorded_twice(tmp_path: Path) -> None:

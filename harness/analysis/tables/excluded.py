@@ -43,8 +43,11 @@ def _sums(account: Account) -> str:
     left_out = sum(len(group.run_ids) for group in account.left_out)
     planned = "runs" if account.planned is None else f"planned runs ({account.recorded:,} recorded)"
     total = account.recorded if account.planned is None else account.planned
-    again = f" {account.superseded:,} failed attempts were repeated." if account.superseded else ""
+    again = f" {account.superseded:,} failed or disturbed attempts were repeated." if account.superseded else ""
     return f"{total:,} {planned} = {account.counted:,} counted + {left_out:,} left out.{again}"
 
 
-NOTE = "A taint leaves a run out of speed and energy; what it says of memory and routing still counts."
+NOTE = (
+    "A taint leaves a run out of speed and energy; what it says of memory and routing still counts. "
+    "`./artifact reproduce --retry` with the same --suite and --out measures failed and disturbed runs once more."
+)
