@@ -17,11 +17,12 @@ class Task(Struct, frozen=True, tag="task"):
 
 
 class Turn(Struct, frozen=True, tag="turn"):
-    """Do one burst now; `tokens` 0 lets the worker fill its `decode_seconds`."""
+    """Do one burst now."""
 
     kind: BurstKind
     round: int
     position: int
+    after_others: bool = False  # they had the machine since: touch the weights before the window
 
 
 class Finish(Struct, frozen=True, tag="finish"):

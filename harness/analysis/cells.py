@@ -25,6 +25,7 @@ from harness.terms import BurstKind, RunKind, TaintKind
 from harness.units import NS_PER_S
 
 SPEED_KINDS = (RunKind.ROUNDS, RunKind.SOLO)
+HEADLINE = "headline"  # the experiment that speaks for a machine
 WAITED_ENOUGH_NS = 5 * NS_PER_S  # in all: less than that tells nothing of a waiting worker
 
 
@@ -225,10 +226,15 @@ def counted(run: Run) -> bool:
     return run.counts
 
 
+def experiment_shown(experiments: Sequence[str]) -> str:
+    """The one that speaks for a machine: the headline where it was run, else the first."""
+    return HEADLINE if HEADLINE in experiments else next(iter(experiments), "")
+
+
 def pool(loaded: Loaded, counts: Callable[[Run], bool] = counted) -> tuple[CellRuns, ...]:
     """Runs that count, by cell and kind; experiments in the order of the plan, MoE first, then by active bytes."""
     numbers: dict[tuple[Cell, RunKind], list[int]] = {}
-    experiments: dict[str, int] = {"headline": -1}
+    experiments: dict[str, int] = {HEADLINE: -1}
     for number, run in enumerate(loaded.runs):
         experiments.setdefault(run.cell.experiment, len(experiments))
         if counts(run):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from harness.analysis.attribution import attribution
-from harness.analysis.cells import CellRuns, Speed
+from harness.analysis.cells import CellRuns, Speed, experiment_shown
 from harness.analysis.claims import Claim, FormulaName
 from harness.analysis.cost_formulas import sampler_cost, waiting_cpu
 from harness.analysis.crosscheck_formula import llama_bench_ratio
+from harness.analysis.energy_ratios import EnergyRatio
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
-from harness.analysis.profile_formulas import plain_profiles, routing_of_gap, routing_share
+from harness.analysis.profile_formulas import plain_profiles, routing_of_gap, routing_share, why_no_gap
 from harness.analysis.ratios import Ratio
 from harness.analysis.runs import Cell, Run, Setup
 from harness.analysis.sparsity import total_over_active
@@ -19,6 +21,7 @@ from harness.analysis.stats import Interval
 from harness.terms import BurstKind, Quality, Weights
 
 Formula = Callable[[Evidence, Claim], Iterator[Observation]]
+Compared = TypeVar("Compared", Ratio, EnergyRatio)
 
 
 def observe(evidence: Evidence, claim: Claim) -> tuple[Observation, ...]:
@@ -26,13 +29,32 @@ def observe(evidence: Evidence, claim: Claim) -> tuple[Observation, ...]:
     return tuple(FORMULAS[claim.formula](evidence, claim))
 
 
+def why_nothing_to_judge(evidence: Evidence, claim: Claim) -> str:
+    """Why data that were measured give no observation; "" where none were measured."""
+    return why_no_gap(evidence, claim) if claim.formula is FormulaName.ROUTING_OF_GAP else ""
+
+
 def _decode_ratio(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Paired ratios of plain cells: no variant of model or settings, the study's file type."""
-    for ratio in evidence.ratios:
-        sides = (ratio.candidate, ratio.baseline)
-        named = tuple(cell.model.name for cell in sides) == (claim.candidate, claim.baseline)
-        if named and ratio.quantity is BurstKind.DECODE and all(map(_plain, sides)):
-            yield _of_ratio(ratio)
+    found = [ratio for ratio in evidence.ratios if _is_decode(ratio) and _meant(claim, ratio)]
+    yield from map(_of_ratio, _speaking(found))
+
+
+def _meant(claim: Claim, compared: Compared) -> bool:
+    sides = (compared.candidate, compared.baseline)
+    named = tuple(cell.model.name for cell in sides) == (claim.candidate, claim.baseline)
+    return named and all(map(_plain, sides))
+
+
+def _speaking(found: Sequence[Compared]) -> Iterator[Compared]:
+    """Of each dataset and setup the first of the headline, or of the first experiment that has any.
+
+    What a suite varies besides (context, threads, batch, prompts) asks other questions than a claim does.
+    """
+    for place in dict.fromkeys((one.candidate.dataset, one.candidate.setup) for one in found):
+        here = [one for one in found if (one.candidate.dataset, one.candidate.setup) == place]
+        shown = experiment_shown([one.candidate.experiment for one in here])
+        yield next(one for one in here if one.candidate.experiment == shown)
 
 
 def _plain(cell: Cell) -> bool:
@@ -110,12 +132,19 @@ def _profile_additivity(evidence: Evidence, claim: Claim) -> Iterator[Observatio
 
 def _energy_ratio(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Joules per generated token of plain cells, as one measuring sensor saw both."""
-    for ratio in evidence.energy_ratios:
-        sides = (ratio.candidate, ratio.baseline)
-        named = tuple(cell.model.name for cell in sides) == (claim.candidate, claim.baseline)
-        if named and all(map(_plain, sides)) and ratio.channel.quality is Quality.MEASURED:
+    meant = [one for one in evidence.energy_ratios if _meant(claim, one) and one.channel.quality is Quality.MEASURED]
+    speaking = {_conditions(one.candidate) for one in _speaking(meant)}
+    for ratio in meant:
+        if _conditions(ratio.candidate) in speaking:  # bursts of any length: slow sensors need the long ones
+            sides = (ratio.candidate, ratio.baseline)
             remark = f"by {ratio.channel}"
             yield Observation(interval=ratio.interval, cells=sides, run_ids=ratio.run_ids, remark=remark)
+
+
+def _conditions(cell: Cell) -> tuple[object, ...]:
+    """What a token's cost depends on besides the model."""
+    work = cell.workload
+    return cell.dataset, cell.setup, cell.settings, work.depth_tokens, work.batch_width, work.kv_type, work.source
 
 
 FORMULAS: dict[FormulaName, Formula] = {

@@ -12,11 +12,11 @@ import msgspec
 
 from harness.analysis.claims import Claim, ClaimVerdict, Verdict
 from harness.analysis.evidence import Evidence
-from harness.analysis.formulas import observe
+from harness.analysis.formulas import observe, why_nothing_to_judge
 from harness.analysis.names import setup_label
 from harness.analysis.observation import Observation
 from harness.analysis.runs import Cell
-from harness.terms import Origin, Weights
+from harness.terms import Origin, Standing, Weights
 
 SEVERITY = (
     Verdict.REPRODUCED,
@@ -40,7 +40,9 @@ def to_json(verdicts: Sequence[ClaimVerdict]) -> bytes:
 def _judge(evidence: Evidence, id_: str, claim: Claim) -> ClaimVerdict:
     observations = observe(evidence, claim)
     if not observations:
-        return _verdict(evidence, id_, claim, Verdict.NOT_RUN, _why_nothing(evidence, claim), None)
+        seen = why_nothing_to_judge(evidence, claim)
+        verdict = Verdict.NOT_COMPARABLE if seen else Verdict.NOT_RUN
+        return _verdict(evidence, id_, claim, verdict, seen or _why_nothing(evidence, claim), None)
     ranked = sorted(observations, key=lambda seen: _rank(evidence, claim, seen))
     told = ranked[0] if claim.candidate else _worst(evidence, claim, ranked)
     verdict, reason = _weigh(evidence, claim, told)
@@ -162,7 +164,7 @@ def _wanted(claim: Claim) -> str:
 def _why_nothing(evidence: Evidence, claim: Claim) -> str:
     """Which data are missing, and whether runs that would have given them were excluded."""
     needed = {claim.candidate, claim.baseline} - {""}
-    lost = [run for run in evidence.runs if not run.counts and run.cell.model.name in needed]
+    lost = [run for run in evidence.runs if run.standing is not Standing.SOUND and run.cell.model.name in needed]
     excluded = f"; {len(lost)} runs of these models were excluded" if lost else ""
     return f"no data for: {claim.formula_text}{excluded}"
 

@@ -23,7 +23,7 @@ from harness.analysis.views import DatasetFile, MeasuredView, RecordView
 from harness.crosscheck_file import Crosscheck
 from harness.errors import BundleError, IntegrityError, UsageError
 from harness.limits import TooLongError, holds_huge_number, numbered
-from harness.records import SCHEMA_VERSION, standing
+from harness.records import SCHEMA_VERSION
 from harness.terms import RunKind, Standing
 
 RUN_FILES = ("runs.jsonl", "runs.jsonl.gz")
@@ -149,22 +149,14 @@ def _unknown_schema(found: object, where: str) -> UsageError:
 
 def _completed(one: _Line, other: _Line, file: Path) -> _Line:
     """Of two records of one run, the one that stands higher; two sound ones contradict each other."""
-    first_stands, second_stands = _standing(one), _standing(other)
-    if first_stands is second_stands is Standing.SOUND:
+    if one.run.standing is other.run.standing is Standing.SOUND:
         first, second = sorted((one.number, other.number))
         raise IntegrityError(
             f"two different records of run {one.run.run_id}, the other on line {first}",
             where=f"{file}, line {second}",
             cure="keep one of them",
         )
-    if first_stands is second_stands:
-        return min(one, other, key=lambda line: line.digest)  # neither is better: any rule that knows no order
-    return one if first_stands > second_stands else other
-
-
-def _standing(line: _Line) -> Standing:
-    run = line.run
-    return standing(run.termination, run.taints, run.cell.settings.memory_limit_bytes)
+    return max(one, other, key=lambda line: (line.run.standing, line.digest))  # the digest: a rule that knows no order
 
 
 def _plan_order(line: _Line) -> tuple[int, str, int, str, str, str]:

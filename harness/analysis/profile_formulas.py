@@ -13,6 +13,7 @@ from harness.analysis.observation import Observation
 from harness.analysis.stats import Floats, Interval, interval_of_mean
 from harness.records import NodeProfile
 from harness.terms import NodeCategory, RunKind
+from harness.units import NS_PER_MS
 
 ROUTING = (NodeCategory.ROUTER,)
 MOE_BLOCK = (
@@ -70,25 +71,46 @@ def routing_share(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
 
 def routing_of_gap(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Routing's part of what a token of the candidate takes longer than one of the baseline; needs such a gap."""
+    for candidate, baseline in _beside(evidence, claim):
+        routing_ns = _means(candidate, ROUTING)
+        gap = _gap_ns(candidate, baseline)
+        if gap.low is not None and gap.high is not None and gap.low > 0:
+            mean_ns = float(routing_ns[: gap.n].mean())
+            part = Interval(value=mean_ns / gap.value, low=mean_ns / gap.high, high=mean_ns / gap.low, n=gap.n)
+            yield _observation(part, (candidate, baseline), "of node times")
+
+
+def why_no_gap(evidence: Evidence, claim: Claim) -> str:
+    """What was seen of the gap where there is none to explain; "" where nothing was profiled side by side."""
+    for candidate, baseline in _beside(evidence, claim):
+        gap = _gap_ns(candidate, baseline)
+        bounds = "" if gap.low is None or gap.high is None else f" ({_ms(gap.low)} to {_ms(gap.high)})"
+        dense = evidence.names.cell(baseline.cell)
+        return f"no gap to explain: a token's nodes take {_ms(gap.value)} ms{bounds} more than in {dense}"
+    return ""
+
+
+def _ms(duration_ns: float) -> str:
+    return f"{duration_ns / NS_PER_MS:.2f}"
+
+
+def _beside(evidence: Evidence, claim: Claim) -> Iterator[tuple[CellRuns, CellRuns]]:
+    """Profiles of both models on one machine."""
     for candidate in plain_profiles(evidence, claim.candidate):
         for baseline in plain_profiles(evidence, claim.baseline):
-            same = (candidate.cell.dataset, candidate.cell.setup) == (baseline.cell.dataset, baseline.cell.setup)
-            if same and (interval := _part_of_gap(profiles(candidate), profiles(baseline))) is not None:
-                yield _observation(interval, (candidate, baseline), "of node times")
+            if (candidate.cell.dataset, candidate.cell.setup) == (baseline.cell.dataset, baseline.cell.setup):
+                yield candidate, baseline
 
 
-def _part_of_gap(candidate: Sequence[NodeProfile], baseline: Sequence[NodeProfile]) -> Interval | None:
-    everything = tuple(NodeCategory)
-    slow = np.concatenate([burst_means(p, net_ns(p, everything)) for p in candidate])
-    fast = np.concatenate([burst_means(p, net_ns(p, everything)) for p in baseline])
-    routing = np.concatenate([burst_means(p, net_ns(p, ROUTING)) for p in candidate])
+def _gap_ns(candidate: CellRuns, baseline: CellRuns) -> Interval:
+    """What a token of the candidate takes longer, over pairs of bursts."""
+    slow, fast = (_means(runs, tuple(NodeCategory)) for runs in (candidate, baseline))
     pairs = min(slow.size, fast.size)
-    gap = slow[:pairs] - fast[:pairs]
-    mean = interval_of_mean([gap])
-    if mean.low is None or mean.low <= 0:  # no gap that could be explained
-        return None
-    share = float(routing[:pairs].mean() / gap.mean())
-    return Interval(value=share, low=share * mean.value / (mean.high or 1), high=share * mean.value / mean.low, n=pairs)
+    return interval_of_mean([slow[:pairs] - fast[:pairs]])
+
+
+def _means(runs: CellRuns, categories: Iterable[NodeCategory]) -> Floats:
+    return np.concatenate([burst_means(profile, net_ns(profile, categories)) for profile in profiles(runs)])
 
 
 def _observation(interval: Interval, runs: Sequence[CellRuns], remark: str) -> Observation:

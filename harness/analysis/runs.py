@@ -24,8 +24,19 @@ from harness.records import (
     Taint,
     Termination,
     Workload,
+    standing,
 )
-from harness.terms import DeviceKind, Ending, EngineKind, EnvironmentKind, Origin, RunKind, TaintKind, Weights
+from harness.terms import (
+    DeviceKind,
+    Ending,
+    EngineKind,
+    EnvironmentKind,
+    Origin,
+    RunKind,
+    Standing,
+    TaintKind,
+    Weights,
+)
 
 T = TypeVar("T")
 
@@ -116,6 +127,11 @@ class Run:
         """
         spoilt = any(taint.kind is not TaintKind.IDLE_DRIFT for taint in self.taints)
         return self.termination.ending is Ending.OK and not spoilt
+
+    @property
+    def standing(self) -> Standing:
+        """What the record is worth beside others of the same run; what a memory limit does is no accident."""
+        return standing(self.termination, self.taints, self.cell.settings.memory_limit_bytes)
 
     def counts_but_for(self, spoiling: TaintKind) -> bool:
         """True when the run ended well and nothing but taints that do not matter here stands against it."""

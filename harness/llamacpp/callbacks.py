@@ -8,9 +8,12 @@ from typing import Any
 from llama_cpp import llama_cpp as low
 
 from harness.llamacpp.native import Ggml
+from harness.llamacpp.pages import Span
 from harness.llamacpp.stretches import ProbeError
 
 TOPK_PREFIX = b"ffn_moe_topk-"
+WEIGHT_SUFFIX = b".weight"
+MATMUL_OPS = frozenset({b"MUL_MAT", b"MUL_MAT_ID"})
 
 
 class TensorHead(ctypes.Structure):
@@ -51,15 +54,19 @@ class RoutingProbe:
 
     def _on_node(self, tensor: int, ask: bool, _user: Any) -> bool:
         try:
-            name: bytes = self._ggml.base.ggml_get_name(tensor)
-            if not name.startswith(TOPK_PREFIX):
-                return not ask
-            if not ask:
-                layer = int(name[len(TOPK_PREFIX) :])
-                self.selected.setdefault(layer, []).extend(read_int_rows(self._ggml, tensor))
+            return self._look(tensor, ask=ask)
         except Exception as error:  # noqa: BLE001 - must not cross the C frames: stop the graph instead
             self.error = repr(error)
             return False
+
+    def _look(self, tensor: int, *, ask: bool) -> bool:
+        """What the scheduler wants to hear: asked, whether to stop at this node; else, whether to go on."""
+        name: bytes = self._ggml.base.ggml_get_name(tensor)
+        if not name.startswith(TOPK_PREFIX):
+            return not ask
+        if not ask:
+            layer = int(name[len(TOPK_PREFIX) :])
+            self.selected.setdefault(layer, []).extend(read_int_rows(self._ggml, tensor))
         return True
 
     def covered(self) -> int:
@@ -79,3 +86,23 @@ class RoutingProbe:
     def clear(self) -> None:
         """Forget what was seen."""
         self.selected = {}
+
+
+class WarmupProbe(RoutingProbe):
+    """Also learns where the matrices lie that a step multiplies by, whole or expert by expert."""
+
+    def __init__(self, ggml: Ggml) -> None:
+        super().__init__(ggml)
+        self._matrices: dict[int, int] = {}
+
+    @property
+    def matrices(self) -> tuple[Span, ...]:
+        """Each once; their addresses are of this process only where no layer is offloaded."""
+        return tuple(Span(address, size) for address, size in self._matrices.items())
+
+    def _look(self, tensor: int, *, ask: bool) -> bool:
+        if ask and self._ggml.base.ggml_op_desc(tensor) in MATMUL_OPS:
+            matrix = TensorHead.from_address(tensor).src[0]
+            if self._ggml.base.ggml_get_name(matrix).endswith(WEIGHT_SUFFIX):
+                self._matrices[self._ggml.base.ggml_get_data(matrix)] = int(self._ggml.base.ggml_nbytes(matrix))
+        return super()._look(tensor, ask=ask)

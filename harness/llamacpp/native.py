@@ -53,6 +53,7 @@ def load() -> Ggml:
     _declare(base.ggml_threadpool_params_default, [ctypes.c_int], ThreadpoolParams)
     _declare(base.ggml_get_name, [ctypes.c_void_p], ctypes.c_char_p)
     _declare(base.ggml_op_desc, [ctypes.c_void_p], ctypes.c_char_p)
+    _declare(base.ggml_get_data, [ctypes.c_void_p], ctypes.c_void_p)
     _declare(base.ggml_nbytes, [ctypes.c_void_p], ctypes.c_size_t)
     _declare(base.ggml_commit, [], ctypes.c_char_p)
     _declare(base.ggml_version, [], ctypes.c_char_p)

@@ -70,6 +70,9 @@ class Loader(Protocol):
     def cover_experts(self) -> Coverage:
         """Route tokens until every expert has been selected, else read the rest."""
 
+    def touch_weights(self) -> None:
+        """Make sure that no page of the weights was taken away while others were at work; after `cover_experts`."""
+
     def open(self) -> Engine:
         """The context to be measured."""
 

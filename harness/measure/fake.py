@@ -79,6 +79,9 @@ class FakeLoader:
         """Every expert counts as routed."""
         return Coverage(self._model.expert_count, self._model.expert_count, 0)
 
+    def touch_weights(self) -> None:
+        """There are none."""
+
     def open(self) -> FakeEngine:
         """A new engine."""
         return FakeEngine(self._model, self._width)

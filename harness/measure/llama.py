@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from harness.llamacpp import text
-from harness.llamacpp.callbacks import RoutingProbe
+from harness.llamacpp import pages, text
+from harness.llamacpp.callbacks import RoutingProbe, WarmupProbe
 from harness.llamacpp.engine import LlamaContext, LlamaModel
 from harness.measure.engine import Coverage, Predicted
 from harness.records import Settings, Workload
@@ -29,32 +29,37 @@ class LlamaLoader:
         self._settings = settings
         self._workload = workload
         self._context: LlamaContext | None = None
+        self._matrices: tuple[pages.Span, ...] = ()
         self.vocabulary_size = self.model.vocabulary_size
 
     def cover_experts(self) -> Coverage:
         """Route random tokens through a small context of its own, freed before the measured one is made.
 
         Routing is read from the router's own selection; experts that it never chose are brought in by reading the file.
+        On the way it is learned where the weights lie.
         """
         experts_total = self.model.expert_count() * self.model.layers
-        if experts_total == 0:
-            return Coverage(0, 0, 0)
-        covered = self._route(experts_total)
+        probe = WarmupProbe(self.model.ggml)
+        self._route(probe, COVER_TOKENS if experts_total else 1)
+        covered = min(probe.covered(), experts_total)
         if covered < experts_total:
             self._read_file()
+        self._matrices = () if self._settings.gpu_layers else probe.matrices
         return Coverage(experts_total, covered, experts_total - covered)
 
-    def _route(self, experts_total: int) -> int:
-        probe = RoutingProbe(self.model.ggml)
+    def touch_weights(self) -> None:
+        """Read one byte of every page of the weights, where they are in this process's memory."""
+        pages.touch(self._matrices)
+
+    def _route(self, probe: RoutingProbe, count: int) -> None:
         small = msgspec.structs.replace(
             self._settings, context_tokens=2 * COVER_TOKENS, batch_tokens=COVER_TOKENS, ubatch_tokens=COVER_TOKENS
         )
         single = msgspec.structs.replace(self._workload, batch_width=1)
         context = LlamaContext(self.model, small, single, callback=probe.callback)
         draw = random.Random(0)  # noqa: S311 - token ids, no secret
-        context.prefill([draw.randrange(self.vocabulary_size) for _ in range(COVER_TOKENS)])
+        context.prefill([draw.randrange(self.vocabulary_size) for _ in range(count)])
         context.close()
-        return min(probe.covered(), experts_total)
 
     def _read_file(self) -> None:
         with self.model.path.open("rb", buffering=0) as file:

@@ -59,6 +59,10 @@ class Borrowed(Generic[E]):
         """Of the loader behind; a second engine of warm weights is told that there is nothing to do."""
         return self._coverage or self._loader.cover_experts()
 
+    def touch_weights(self) -> None:
+        """Of the loader behind."""
+        self._loader.touch_weights()
+
     def open(self) -> E:
         """The probed engine."""
         self.engine = self._opened()

@@ -123,13 +123,20 @@ class TimedWork:
     def turn(self, turn: Turn) -> Burst:
         """One prefill or decode burst."""
         waited_ns, waited_cpu_ns = self._waiting.end()
+        touched_ns = self._touch() if turn.after_others else None
         self._engine.resume()
         burst = self._prefill(turn) if turn.kind is BurstKind.PREFILL else self._decode(turn)
         self._engine.pause()
-        self._bursts.append(msgspec.structs.replace(burst, waited_ns=waited_ns, waited_cpu_ns=waited_cpu_ns))
+        waited = {"waited_ns": waited_ns, "waited_cpu_ns": waited_cpu_ns, "touched_ns": touched_ns}
+        self._bursts.append(msgspec.structs.replace(burst, **waited))
         self._observe_first(turn.kind)
         self._waiting.begin()
         return burst
+
+    def _touch(self) -> int:
+        start_ns = now_ns()
+        self._loader.touch_weights()
+        return now_ns() - start_ns
 
     def _prefill(self, turn: Turn) -> Burst:
         burst = windows.prefill_window(self._engine, turn, self._prompt)

@@ -17,7 +17,7 @@ from harness.analysis.stats import Interval
 from harness.analysis.tables.roofline import rooflines
 from harness.report.formats import percent, significant
 from harness.terms import BurstKind, KvType, NodeCategory
-from harness.units import NS_PER_MS
+from harness.units import NS_PER_MS, human_bytes
 
 PARTS = {
     "feed-forward": (*MOE_BLOCK, NodeCategory.DENSE_FFN),
@@ -130,10 +130,32 @@ def _context(evidence: Evidence, ratio: Ratio) -> str:
         return ""
     depth, start = (cell.workload.depth_tokens for cell in (one.candidate, one.baseline))
     name = evidence.names.model(ratio.baseline.model)
-    return (
-        f"Context: at {depth:,} tokens it keeps {percent(one.interval.value)} % of its speed at {start:,}, "
-        f"{name} {percent(other.interval.value)} %."
-    )
+    kept, others = (f"{percent(r.interval.value)} %{_bounds(r.interval, percent)}" for r in (one, other))
+    there = _beside(evidence, one.candidate, other.candidate)
+    return f"Context: at {depth:,} tokens it keeps {kept} of its speed at {start:,}, {name} {others}{there}."
+
+
+def _beside(evidence: Evidence, cell: Cell, dense: Cell) -> str:
+    """How the two compare at that depth, and what a token of each cache takes: the likely cause."""
+    told = ""
+    for ratio in evidence.ratios_of(cell):
+        if ratio.baseline == dense and ratio.quantity is BurstKind.DECODE:
+            told = f"; there it is {_two(ratio.interval.value)} times as fast{_bounds(ratio.interval, _two)}"
+    one, other = (_cache_bytes_per_token(evidence, of) for of in (cell, dense))
+    if one and other:
+        told += f". Its cache takes {human_bytes(one)} a token, the other's {human_bytes(other)}"
+    return told
+
+
+def _cache_bytes_per_token(evidence: Evidence, cell: Cell) -> float | None:
+    """By llama.cpp's own size of the cache."""
+    runs = (run for found in evidence.timed if found.cell == cell for run in found.runs)
+    sizes = [run.memory.kv_bytes for run in runs if run.memory is not None]
+    return sizes[0] / cell.settings.context_tokens if sizes and cell.settings.context_tokens else None
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _deepest(evidence: Evidence, cell: Cell) -> Ratio | None:

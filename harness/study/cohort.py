@@ -127,13 +127,15 @@ class CohortRun:
 
     def _round(self, number: int) -> None:
         order = [place for place in plan.round_order(self._cohort, number) if place in self._links]
+        shared = len(order) > 1
         for position, place in enumerate(order):
             for kind in plan.turns(self._cohort, number):
                 self._check_stop()
                 if place in self._links:
                     self._watch(wanted=kind is not BurstKind.UNWATCHED)
                     with self._guard(place):
-                        self._links[place].turn(Turn(kind=kind, round=number, position=position))
+                        turn = Turn(kind=kind, round=number, position=position, after_others=shared)
+                        self._links[place].turn(turn)
 
     def _watch(self, *, wanted: bool) -> None:
         """Pause the sampler, or let it work again; only where an experiment asks what it costs."""

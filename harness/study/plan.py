@@ -149,14 +149,14 @@ def _cohorts(
     machine: Machine,
     size_of: SizeOf,
 ) -> Iterable[Cohort]:
+    def fits(members: Sequence[Cell]) -> bool:
+        return suite.tiny or resident_bytes(members, size_of) <= COHORT_MEMORY_SHARE * machine.memory_available_bytes
+
     cells = tuple(_cells(experiment, suite, device, weights, machine))
     for group in _groups(experiment, cells):
-        together = experiment.kind is RunKind.ROUNDS and (suite.tiny or _fits(group, machine, size_of))
+        companies = _together(group, fits) if experiment.kind is RunKind.ROUNDS else _alone(group)
         for block in range(experiment.blocks):
-            if together:
-                yield Cohort(experiment=experiment, block=block, cells=group)
-            else:
-                yield from (Cohort(experiment=experiment, block=block, cells=(cell,)) for cell in group)
+            yield from (Cohort(experiment=experiment, block=block, cells=company) for company in companies)
 
 
 def _groups(experiment: Experiment, cells: tuple[Cell, ...]) -> list[tuple[Cell, ...]]:
@@ -167,8 +167,30 @@ def _groups(experiment: Experiment, cells: tuple[Cell, ...]) -> list[tuple[Cell,
     return [tuple(cell for cell in cells if cell.prompt_id == prompt) for prompt in prompts]
 
 
-def _fits(cells: Sequence[Cell], machine: Machine, size_of: SizeOf) -> bool:
-    return resident_bytes(cells, size_of) <= COHORT_MEMORY_SHARE * machine.memory_available_bytes
+def _together(group: tuple[Cell, ...], fits: Callable[[Sequence[Cell]], bool]) -> list[tuple[Cell, ...]]:
+    """Who is alive together: the models at the first value of what is varied, and at one other value.
+
+    So MoE and dense models meet at every value, and every value meets the first, with which it is compared; not all at
+    once, which would leave few rounds for each and need the memory of all. Where memory forbids even that, a value is
+    measured by itself, and at last each cell.
+    """
+    first, *others = _by_value(group)
+    companies = [first + other if fits(first + other) else other for other in others]
+    if not any(company[: len(first)] == first for company in companies):
+        companies.insert(0, first)
+    return [one for company in companies for one in ([company] if fits(company) else _alone(company))]
+
+
+def _by_value(group: tuple[Cell, ...]) -> list[tuple[Cell, ...]]:
+    """The models of each value of what an experiment varies: workload, settings or file type."""
+    values: dict[object, list[Cell]] = {}
+    for cell in group:
+        values.setdefault((cell.workload, cell.settings, cell.key.file_type), []).append(cell)
+    return [tuple(cells) for cells in values.values()]
+
+
+def _alone(group: tuple[Cell, ...]) -> list[tuple[Cell, ...]]:
+    return [(cell,) for cell in group]
 
 
 def resident_bytes(cells: Sequence[Cell], size_of: SizeOf) -> float:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 RECORDS_BYTES = 200_000_000
 EXPERIMENT_S = {RunKind.PROFILE: 25.0, RunKind.ROUTING: 15.0, RunKind.BANDWIDTH: 15.0, RunKind.SOLO: 15.0}
-LOAD_S = 6.0
+LOAD_S = 4.5
+FILL_S = 0.012  # for each token that the cache holds before decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +203,7 @@ def wishes(device: Device, sleep: Sleep = time.sleep) -> tuple[Gate, ...]:
 def expected_s(cohort: plan.Cohort) -> float:
     """Seconds that a cohort takes, about, with models of one to seven billion parameters on two cores."""
     experiment = cohort.experiment
-    loads_s = LOAD_S * len(cohort.cells)
+    loads_s = sum(LOAD_S + FILL_S * cell.workload.depth_tokens for cell in cohort.cells)
     if experiment.budget_seconds:
         return loads_s + experiment.budget_seconds
     if experiment.kind is not RunKind.ROUNDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,14 @@ def test_excluded_runs_are_told(tmp_path: Path) -> None:
 def test_the_right_machine_is_preferred_among_several(tmp_path: Path) -> None:
     records = [*pair(MAC.with_(weights=Weights.PROXY, experiment="other"), 1.3), *pair(MAC, 0.9), *pair(MEASURED, 1.3)]
     assert verdict(tmp_path, "C1", records).verdict is Verdict.REPRODUCED
+
+
+def test_what_a_suite_varies_besides_does_not_speak_for_a_claim(tmp_path: Path) -> None:
+    """However narrow its interval, and wherever it stands in the plan."""
+    context = list(pair(MAC.with_(experiment="context", noise=0.001, cohorts=4), 0.5))
+    records = [*context, *pair(MAC, 0.9)]
+    assert verdict(tmp_path / "both", "C1", records).verdict is Verdict.REPRODUCED
+    assert verdict(tmp_path / "alone", "C1", context).verdict is Verdict.DIRECTION_ONLY
 
 
 def drawing(lab: Lab, ratio: float) -> list[Record]:
@@ -262,7 +271,7 @@ def gap(lab: Lab, router_ns: int, experts_ns: int) -> list[Record]:
     [
         (1_000_000, 24_000_000, Verdict.REPRODUCED),
         (9_000_000, 16_000_000, Verdict.NOT_REPRODUCED),
-        (500_000, 10_000_000, Verdict.NOT_RUN),  # no gap that could be explained
+        (500_000, 10_000_000, Verdict.NOT_COMPARABLE),  # no gap that could be explained
     ],
 )
 def test_c7_routing_and_the_gap(
@@ -270,6 +279,11 @@ def test_c7_routing_and_the_gap(
 ) -> None:
     found = verdict(tmp_path, id_, gap(lab, router_ns, experts_ns))
     assert found.verdict is wanted, found.reason
+
+
+def test_c7_tells_what_was_seen_where_there_is_no_gap(tmp_path: Path) -> None:
+    found = verdict(tmp_path, "C7", gap(JETSON, 500_000, 10_000_000))
+    assert re.search(r"no gap to explain: .* take -\d\.\d\d ms \(-\d\.\d\d to -\d\.\d\d\) more than", found.reason)
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,7 @@ class FakeLoaderOf:
         self._engine = engine
         self._plain = FakeLoader(MODEL, 1)
         self.cover_experts = self._plain.cover_experts
+        self.touch_weights = self._plain.touch_weights
         self.predicted = self._plain.predicted
         self.chat_tokens = self._plain.chat_tokens
         self.text = self._plain.text

@@ -109,6 +109,54 @@ def test_a_group_fits_to_the_byte() -> None:
     assert len(build(chosen, memory_bytes=int(needed) - 1).cohorts) == 2
 
 
+def company(cohort: Cohort) -> tuple[tuple[str, str], ...]:
+    """Who is alive together: model and what is varied."""
+    return tuple((cell.key.name, cell.settings.variant or cell.key.file_type) for cell in cohort.cells)
+
+
+MOE, DENSE = FOUR[:2]
+DEPTHS = experiment(models=(MOE, DENSE), vary=Variation(depth_tokens=(0, 512, 4096)))
+ALL = {"0": "depth_tokens=0", "512": "depth_tokens=512", "4096": "depth_tokens=4096"}
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "values"),
+    [
+        (64, [("0", "512"), ("0", "4096")]),  # each value meets the first, with which it is compared
+        (8, [("0", "512"), ("0", "4096")]),
+        (4, [("0",), ("512",), ("4096",)]),  # MoE and dense still meet at every value
+    ],
+)
+def test_where_memory_is_short_the_pairs_that_matter_stay_together(
+    memory_gb: int, values: list[tuple[str, ...]]
+) -> None:
+    plan = build(suite(msgspec.structs.replace(DEPTHS, blocks=2), tiny=False), memory_bytes=memory_gb * GB)
+    wanted = Counter(frozenset((model, ALL[v]) for v in one for model in (MOE, DENSE)) for one in values)
+    for block in range(2):
+        found = [cohort for cohort in plan.cohorts if cohort.block == block]
+        assert Counter(frozenset(company(cohort)) for cohort in found) == wanted
+    ids = [spec.run_id for spec in specs_of(plan)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_where_memory_holds_one_model_each_runs_by_itself() -> None:
+    plan = build(suite(DEPTHS, tiny=False), memory_bytes=2 * GB)
+    assert sorted(map(company, plan.cohorts)) == sorted([((m, v),) for m in (MOE, DENSE) for v in ALL.values()])
+
+
+def test_a_value_too_large_for_company_goes_alone_and_the_others_stay_together() -> None:
+    """Quantizations: files of different sizes."""
+    chosen = suite(experiment(models=(MOE, DENSE), file_types=("Q4_K_M", "Q4_0", "Q8_0")), tiny=False)
+    machine = Machine(threads=2, memory_available_bytes=12 * GB)
+    sizes = {"Q4_K_M": 1, "Q4_0": 1, "Q8_0": 5}
+    plan = planning.build("s", chosen, CPU, Weights.PROXY, machine, lambda key: sizes[key.file_type] * GB)
+    assert {frozenset(company(cohort)) for cohort in plan.cohorts} == {
+        frozenset((model, kind) for model in (MOE, DENSE) for kind in ("Q4_K_M", "Q4_0")),
+        frozenset([(MOE, "Q8_0")]),
+        frozenset([(DENSE, "Q8_0")]),
+    }
+
+
 @pytest.mark.parametrize("kind", [RunKind.SOLO, RunKind.PROFILE, RunKind.ROUTING, RunKind.BANDWIDTH])
 def test_only_rounds_share_the_machine(kind: RunKind) -> None:
     assert [len(cohort.cells) for cohort in build(suite(experiment(kind=kind))).cohorts] == [1, 1]
@@ -116,7 +164,7 @@ def test_only_rounds_share_the_machine(kind: RunKind) -> None:
 
 def test_every_combination_of_what_is_varied_becomes_a_cell() -> None:
     vary = Variation(depth_tokens=(128, 2048), kv_type=(KvType.F16, KvType.Q8_0))
-    cells = plan_of(suite(experiment(models=FOUR[:2], vary=vary))).cohorts[0].cells
+    cells = {cell for cohort in plan_of(suite(experiment(models=FOUR[:2], vary=vary))).cohorts for cell in cohort.cells}
     found = Counter((cell.key.name, cell.workload.depth_tokens, cell.workload.kv_type) for cell in cells)
     assert found == {(model, d, t): 1 for model in FOUR[:2] for d in (128, 2048) for t in (KvType.F16, KvType.Q8_0)}
     assert {cell.settings.variant for cell in cells} == {
@@ -126,8 +174,8 @@ def test_every_combination_of_what_is_varied_becomes_a_cell() -> None:
 
 def test_the_context_has_room_for_the_depth_and_a_burst_in_steps_of_256() -> None:
     vary = Variation(depth_tokens=(1, 300, 2048))
-    cells = plan_of(suite(experiment(models=FOUR[:1], decode_tokens=0, vary=vary))).cohorts[0].cells
-    assert [cell.settings.context_tokens for cell in cells] == [512, 768, 2304]
+    cohorts = plan_of(suite(experiment(models=FOUR[:1], decode_tokens=0, vary=vary))).cohorts
+    assert {cell.settings.context_tokens for cohort in cohorts for cell in cohort.cells} == {512, 768, 2304}
 
 
 def test_text_is_compared_prompt_by_prompt() -> None:

@@ -60,7 +60,10 @@ def test_without_more_than_speeds_nothing_is_explained(tmp_path: Path) -> None:
         ),
         (
             [extensions.depths],
-            {"Context": "Context: at 2,048 tokens it keeps 83.3 % of its speed at 128, Llama-3.2-1B 83.3 %."},
+            {
+                "Context": "Context: at 2,048 tokens it keeps 83.3 % (83.3 to 83.3) of its speed at 128, Llama-3.2-1B "
+                "83.3 % (83.3 to 83.3); there it is 0.97 times as fast (0.97 to 0.97)."
+            },
         ),
         (
             [extensions.family],

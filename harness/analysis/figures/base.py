@@ -12,7 +12,6 @@ from harness.records import Struct
 
 WIDTH = 560
 KEY_PX, KEY_FONT, KEY_GAP = 24, 16, 40  # height of a line of a legend; wide enough for the letters of a phone
-HEADLINE = "headline"
 
 
 class Figure(Struct, frozen=True):
@@ -96,8 +95,3 @@ def _placed(entries: Sequence[tuple[str, str]]) -> Iterator[tuple[float, int, tu
             x, line = 0.0, line + 1
         yield x, line, entry
         x += width
-
-
-def experiment_shown(experiments: Sequence[str]) -> str:
-    """The headline experiment where it was run, else the first."""
-    return HEADLINE if HEADLINE in experiments else next(iter(experiments), "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.analysis.attribution import Attribution, attribution
+from harness.analysis.cells import experiment_shown
 from harness.analysis.evidence import Evidence
-from harness.analysis.figures.base import WIDTH, Figure, experiment_shown, finish, legend, legend_height
+from harness.analysis.figures.base import WIDTH, Figure, finish, legend, legend_height
 from harness.analysis.runs import Setup
 from harness.analysis.svg import Axis, Canvas, text_width
 from harness.records import Struct

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from harness.analysis.cells import experiment_shown
 from harness.analysis.evidence import Evidence
-from harness.analysis.figures.base import WIDTH, Figure, experiment_shown, finish
+from harness.analysis.figures.base import WIDTH, Figure, finish
 from harness.analysis.ratios import Finding, Ratio
 from harness.analysis.runs import Setup
 from harness.analysis.svg import Axis, Canvas, padded

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.analysis.cells import CellRuns
+from harness.analysis.cells import CellRuns, experiment_shown
 from harness.analysis.evidence import Evidence
-from harness.analysis.figures.base import WIDTH, Figure, experiment_shown, finish
+from harness.analysis.figures.base import WIDTH, Figure, finish
 from harness.analysis.runs import PeakMemory, Setup
 from harness.analysis.svg import Axis, Canvas
 

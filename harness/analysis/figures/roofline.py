@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.analysis.cells import experiment_shown
 from harness.analysis.evidence import Evidence
-from harness.analysis.figures.base import WIDTH, Figure, experiment_shown, finish, grid
+from harness.analysis.figures.base import WIDTH, Figure, finish, grid
 from harness.analysis.roofline import Bandwidth, Roofline
 from harness.analysis.runs import Setup
 from harness.analysis.svg import Axis, Canvas, padded, spread, text_width
