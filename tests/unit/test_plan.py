@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,11 +12,12 @@ from studies import CPU, FOUR, ROOMY, experiment, plan_of, refs_of, specs_of, su
 
 from harness.records import ModelRef
 from harness.study import plan as planning
-from harness.study.config import Device, Suite, Variation
+from harness.study.config import Device, Suite, Variation, load_suite
 from harness.study.plan import Cohort, Machine, ModelKey
 from harness.terms import BurstKind, EngineKind, EnvironmentKind, KvType, RunKind, TokenSource, Weights
 
 GB = 1_000_000_000
+ROOT = Path(__file__).parents[2]
 
 
 def build(chosen: Suite, memory_bytes: int = 64 * GB, device: Device = CPU, size_bytes: int = GB) -> planning.Plan:
@@ -235,3 +237,9 @@ def test_turns_of_a_round() -> None:
     profiled = [tuple(turns(number, RunKind.PROFILE)) for number in range(20)]
     assert set(profiled) == {(BurstKind.DECODE, BurstKind.PROFILE), (BurstKind.PROFILE, BurstKind.DECODE)}
     assert turns(0, RunKind.ROUTING) == [BurstKind.DECODE]
+
+
+def test_what_two_suites_share_is_the_same_experiment() -> None:
+    """`context` is a part of `full`: records of both can be read together."""
+    whole = {experiment.name: experiment for experiment in load_suite(ROOT, "full").experiments}
+    assert all(experiment == whole[experiment.name] for experiment in load_suite(ROOT, "context").experiments)
