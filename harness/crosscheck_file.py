@@ -16,7 +16,7 @@ class CrosscheckRound(Struct, frozen=True):
 
     round: int
     harness_first: bool
-    token_ns: tuple[int, ...]  # the harness: each token's decode call, settle tokens included
+    token_ns: tuple[int, ...]  # the harness: each decode call of its bursts, settle tokens included
     repetition_ns: tuple[int, ...]  # llama-bench: each repetition as it printed it
     suspended_ns: int  # how long llama-bench stood suspended before this turn; 0: it had not begun
 

@@ -141,7 +141,7 @@ class Burst(Struct, frozen=True):
     steal_ns: int | None = None
     waited_ns: int | None = None  # before this turn, since the worker's last one: others were at work
     waited_cpu_ns: int | None = None  # CPU time that this process took while it waited, all threads
-    touched_ns: int | None = None  # reading a byte of every page of the weights before the window; null: not done
+    touched_ns: int | None = None  # MoE: reading a byte of every page of the weights before the window; null: not done
 
 
 class Warmup(Struct, frozen=True):

@@ -70,8 +70,11 @@ class Loader(Protocol):
     def cover_experts(self) -> Coverage:
         """Route tokens until every expert has been selected, else read the rest."""
 
-    def touch_weights(self) -> None:
-        """Make sure that no page of the weights was taken away while others were at work; after `cover_experts`."""
+    def touch_weights(self) -> bool:
+        """Make sure that no page of the weights was taken away while others were at work; after `cover_experts`.
+
+        False where that was not needed: a dense model's first token does it, and nobody takes a device's own memory.
+        """
 
     def open(self) -> Engine:
         """The context to be measured."""

@@ -79,8 +79,9 @@ class FakeLoader:
         """Every expert counts as routed."""
         return Coverage(self._model.expert_count, self._model.expert_count, 0)
 
-    def touch_weights(self) -> None:
-        """There are none."""
+    def touch_weights(self) -> bool:
+        """All of nothing was read."""
+        return True
 
     def open(self) -> FakeEngine:
         """A new engine."""

@@ -36,29 +36,32 @@ class LlamaLoader:
         """Route random tokens through a small context of its own, freed before the measured one is made.
 
         Routing is read from the router's own selection; experts that it never chose are brought in by reading the file.
-        On the way it is learned where the weights lie.
+        On the way it is learned where the weights lie. A dense model reads all of them with any token.
         """
         experts_total = self.model.expert_count() * self.model.layers
+        if experts_total == 0:
+            return Coverage(0, 0, 0)
         probe = WarmupProbe(self.model.ggml)
-        self._route(probe, COVER_TOKENS if experts_total else 1)
+        self._route(probe)
         covered = min(probe.covered(), experts_total)
         if covered < experts_total:
             self._read_file()
         self._matrices = () if self._settings.gpu_layers else probe.matrices
         return Coverage(experts_total, covered, experts_total - covered)
 
-    def touch_weights(self) -> None:
-        """Read one byte of every page of the weights, where they are in this process's memory."""
+    def touch_weights(self) -> bool:
+        """Read one byte of every page of a MoE model's weights, where they are in this process's memory."""
         pages.touch(self._matrices)
+        return bool(self._matrices)
 
-    def _route(self, probe: RoutingProbe, count: int) -> None:
+    def _route(self, probe: RoutingProbe) -> None:
         small = msgspec.structs.replace(
             self._settings, context_tokens=2 * COVER_TOKENS, batch_tokens=COVER_TOKENS, ubatch_tokens=COVER_TOKENS
         )
         single = msgspec.structs.replace(self._workload, batch_width=1)
         context = LlamaContext(self.model, small, single, callback=probe.callback)
         draw = random.Random(0)  # noqa: S311 - token ids, no secret
-        context.prefill([draw.randrange(self.vocabulary_size) for _ in range(count)])
+        context.prefill([draw.randrange(self.vocabulary_size) for _ in range(COVER_TOKENS)])
         context.close()
 
     def _read_file(self) -> None:

@@ -59,9 +59,9 @@ class Borrowed(Generic[E]):
         """Of the loader behind; a second engine of warm weights is told that there is nothing to do."""
         return self._coverage or self._loader.cover_experts()
 
-    def touch_weights(self) -> None:
+    def touch_weights(self) -> bool:
         """Of the loader behind."""
-        self._loader.touch_weights()
+        return self._loader.touch_weights()
 
     def open(self) -> E:
         """The probed engine."""

@@ -123,7 +123,7 @@ class TimedWork:
     def turn(self, turn: Turn) -> Burst:
         """One prefill or decode burst."""
         waited_ns, waited_cpu_ns = self._waiting.end()
-        touched_ns = self._touch() if turn.after_others else None
+        touched_ns = self._touch() if turn.after_others and turn.kind is not BurstKind.PREFILL else None
         self._engine.resume()
         burst = self._prefill(turn) if turn.kind is BurstKind.PREFILL else self._decode(turn)
         self._engine.pause()
@@ -133,10 +133,9 @@ class TimedWork:
         self._waiting.begin()
         return burst
 
-    def _touch(self) -> int:
+    def _touch(self) -> int | None:
         start_ns = now_ns()
-        self._loader.touch_weights()
-        return now_ns() - start_ns
+        return now_ns() - start_ns if self._loader.touch_weights() else None
 
     def _prefill(self, turn: Turn) -> Burst:
         burst = windows.prefill_window(self._engine, turn, self._prompt)

@@ -1,7 +1,8 @@
 """The cross-check: the same cells through this harness and through llama-bench of the same commit, turn by turn.
 
-Both processes are alive together; in every round, in seeded random order, the worker decodes one burst and llama-bench
-runs one test, while the other stands still. Raw times go to crosscheck.json; ratios are made of them in the analysis.
+Both processes are alive together; in every round, in seeded random order, the worker and llama-bench do the same, while
+the other stands still: fill the cache, which nobody times, then decode twice. Raw times go to crosscheck.json; ratios
+are made of them in the analysis.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from harness.study import prepare, weights
 from harness.study.conduct import WeightsListener
 from harness.study.environments.base import Environment
 from harness.study.link import Limits, Link, LinkBroken
-from harness.study.llama_bench import BenchBroken, LlamaBench
+from harness.study.llama_bench import REPETITIONS, BenchBroken, LlamaBench
 from harness.study.store import replace_file
 from harness.terms import BurstKind, RunKind
 from harness.units import human_bytes
@@ -174,24 +175,32 @@ class _Pair:
 
     @staticmethod
     def _round(link: Link, bench: LlamaBench, number: int, harness_first: bool) -> tuple[tuple[int, ...], int]:
-        turn = Turn(kind=BurstKind.DECODE, round=number, position=0 if harness_first else 1)
         if harness_first:
-            link.turn(turn)
+            _as_llama_bench(link, number, position=0)
             return bench.turn()
         theirs = bench.turn()
-        link.turn(turn)
+        _as_llama_bench(link, number, position=1)
         return theirs
+
+
+def _as_llama_bench(link: Link, number: int, position: int) -> None:
+    """Fill the cache, which reads all weights and is not timed, then decode as often."""
+    for kind in (BurstKind.PREFILL, *[BurstKind.DECODE] * REPETITIONS):
+        link.turn(Turn(kind=kind, round=number, position=position))
 
 
 def _rounds(
     measured: Measured, firsts: list[bool], theirs: list[tuple[tuple[int, ...], int]]
 ) -> tuple[CrosscheckRound, ...]:
-    bursts = {burst.round: burst for burst in measured.bursts}
+    tokens: dict[int, tuple[int, ...]] = {}
+    for burst in measured.bursts:
+        if burst.kind is BurstKind.DECODE:
+            tokens[burst.round] = tokens.get(burst.round, ()) + burst.token_ns
     return tuple(
         CrosscheckRound(
             round=number,
             harness_first=first,
-            token_ns=bursts[number].token_ns,
+            token_ns=tokens[number],
             repetition_ns=repetition_ns,
             suspended_ns=suspended_ns,
         )

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
-from records_factory import Lab, rounds, write
+from records_factory import LLAMA, Lab, decode_burst, prefill_burst, rounds, write
 from studies import experiment, plan_of, specs_of, suite
 from torture_driver import Silent
 
@@ -22,7 +23,7 @@ from harness.crosscheck_file import BenchFacts, Crosscheck, CrosscheckCell, Cros
 from harness.errors import EnvironmentLacking, IntegrityError
 from harness.options import StudyOptions
 from harness.protocol import WorkerFacts
-from harness.records import Host
+from harness.records import Host, Measured
 from harness.study import crosscheck as running
 from harness.study.llama_bench import BenchBroken, LlamaBench, arguments
 from harness.study.llama_bench_build import cmake_flags, pinned_requirement
@@ -201,6 +202,24 @@ def test_the_report_shows_it_beside_the_records(tmp_path: Path) -> None:
     assert row["agreement"] == "not comparable: over 2 % apart"
     assert row["ratio"] == pytest.approx(0.95, rel=0.01)
     assert row["pairs"] == 30
+
+
+def test_a_round_holds_the_tokens_of_all_its_bursts_and_nothing_of_the_prefill() -> None:
+    lab, rng = Lab(decode_tokens=5), np.random.default_rng(1)
+    bursts = [
+        burst
+        for number in range(2)
+        for burst in (
+            prefill_burst(lab, LLAMA, rng, number, 0, 0.1),
+            decode_burst(lab, LLAMA, rng, number, 0, 0.2),
+            decode_burst(lab, LLAMA, rng, number, 0, 0.3),
+        )
+    ]
+    measured = Measured(load_ns=1, warmup=None, bursts=tuple(bursts), memory=None)
+    found = running._rounds(measured, [False, True], [((7, 8), 0), ((9, 10), 3)])
+    wanted = [bursts[1].token_ns + bursts[2].token_ns, bursts[4].token_ns + bursts[5].token_ns]
+    assert [one.token_ns for one in found] == wanted
+    assert [one.repetition_ns for one in found] == [(7, 8), (9, 10)]
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 9999, b'{"schema": 1}'])
