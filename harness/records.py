@@ -6,7 +6,6 @@ be observed is null and its reason stands in the `absent` map beside it: never 0
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -25,7 +24,6 @@ from harness.terms import (
     Quality,
     Quantity,
     RunKind,
-    Standing,
     TaintKind,
     TokenSource,
     Weights,
@@ -347,19 +345,6 @@ class Termination(Struct, frozen=True):
     signal: int | None = None
     oom_killed: bool = False
     message: str = ""
-
-
-def standing(termination: Termination, taints: Iterable[Taint], memory_limit_bytes: int) -> Standing:
-    """What a record is worth.
-
-    Under a memory limit, being killed for it and waiting for the disk are answers, not accidents. A drift of the idle
-    power spoils net energy alone.
-    """
-    limited = memory_limit_bytes > 0
-    if termination.ending is not Ending.OK:
-        return Standing.SOUND if limited and termination.ending is Ending.OOM else Standing.FAILED
-    harmless = {TaintKind.IDLE_DRIFT, *((TaintKind.MAJOR_FAULTS, TaintKind.SWAPPED) if limited else ())}
-    return Standing.SOUND if all(taint.kind in harmless for taint in taints) else Standing.DISTURBED
 
 
 class Record(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
 
 class Weights(StrEnum):
@@ -141,14 +141,6 @@ class TaintKind(StrEnum):
     OUTPUT_DIFFERS = "output_differs"
     LOW_POWER_MODE = "low_power_mode"
     ON_BATTERY = "on_battery"
-
-
-class Standing(IntEnum):
-    """What a record is worth; of several of one run the one that stands highest counts."""
-
-    FAILED = 0
-    DISTURBED = 1  # ended well, but something leaves it out of speed: worth measuring once more
-    SOUND = 2
 
 
 class Quality(StrEnum):

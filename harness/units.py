@@ -14,6 +14,11 @@ def ns_to_s(duration_ns: float) -> float:
     return duration_ns / NS_PER_S
 
 
+def ms_text(duration_ns: float) -> str:
+    """Milliseconds with two decimals, the unit left to the sentence: `1.08`."""
+    return f"{duration_ns / NS_PER_MS:.2f}"
+
+
 def human_bytes(count_bytes: float) -> str:
     """Decimal units, three significant digits: `4.21 GB`."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

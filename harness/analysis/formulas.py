@@ -13,7 +13,7 @@ from harness.analysis.crosscheck_formula import llama_bench_ratio
 from harness.analysis.energy_ratios import EnergyRatio
 from harness.analysis.evidence import Evidence
 from harness.analysis.observation import Observation
-from harness.analysis.profile_formulas import plain_profiles, routing_of_gap, routing_share, why_no_gap
+from harness.analysis.profile_formulas import plain_profiles, routing_of_gap, routing_share
 from harness.analysis.ratios import Ratio
 from harness.analysis.runs import Cell, Run, Setup
 from harness.analysis.sparsity import total_over_active
@@ -27,11 +27,6 @@ Compared = TypeVar("Compared", Ratio, EnergyRatio)
 def observe(evidence: Evidence, claim: Claim) -> tuple[Observation, ...]:
     """All observations that speak to a claim, whatever their machine and weights."""
     return tuple(FORMULAS[claim.formula](evidence, claim))
-
-
-def why_nothing_to_judge(evidence: Evidence, claim: Claim) -> str:
-    """Why data that were measured give no observation; "" where none were measured."""
-    return why_no_gap(evidence, claim) if claim.formula is FormulaName.ROUTING_OF_GAP else ""
 
 
 def _decode_ratio(evidence: Evidence, claim: Claim) -> Iterator[Observation]:

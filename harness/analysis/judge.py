@@ -12,11 +12,13 @@ import msgspec
 
 from harness.analysis.claims import Claim, ClaimVerdict, Verdict
 from harness.analysis.evidence import Evidence
-from harness.analysis.formulas import observe, why_nothing_to_judge
+from harness.analysis.formulas import observe
 from harness.analysis.names import setup_label
 from harness.analysis.observation import Observation
 from harness.analysis.runs import Cell
-from harness.terms import Origin, Standing, Weights
+from harness.analysis.stats import Interval
+from harness.standing import Standing
+from harness.terms import Origin, Weights
 
 SEVERITY = (
     Verdict.REPRODUCED,
@@ -40,9 +42,7 @@ def to_json(verdicts: Sequence[ClaimVerdict]) -> bytes:
 def _judge(evidence: Evidence, id_: str, claim: Claim) -> ClaimVerdict:
     observations = observe(evidence, claim)
     if not observations:
-        seen = why_nothing_to_judge(evidence, claim)
-        verdict = Verdict.NOT_COMPARABLE if seen else Verdict.NOT_RUN
-        return _verdict(evidence, id_, claim, verdict, seen or _why_nothing(evidence, claim), None)
+        return _verdict(evidence, id_, claim, Verdict.NOT_RUN, _why_nothing(evidence, claim), None)
     ranked = sorted(observations, key=lambda seen: _rank(evidence, claim, seen))
     told = ranked[0] if claim.candidate else _worst(evidence, claim, ranked)
     verdict, reason = _weigh(evidence, claim, told)
@@ -59,17 +59,21 @@ def _worst(evidence: Evidence, claim: Claim, ranked: Sequence[Observation]) -> O
 def _rank(evidence: Evidence, claim: Claim, seen: Observation) -> tuple[int, float]:
     """Nearest to the claim's scope first; of equals the narrowest interval."""
     distance = len(_strangers(claim, seen)) * 2 + (not _same_machine(evidence, claim, seen))
-    width = seen.interval.half_width_relative
+    width = seen.interval.half_width_relative if seen.interval else None
     return distance, float("inf") if width is None else width
 
 
 def _weigh(evidence: Evidence, claim: Claim, seen: Observation) -> tuple[Verdict, str]:
     strangers = _strangers(claim, seen)
+    if seen.interval is None:
+        return Verdict.NOT_COMPARABLE, f"{'; '.join(strangers)}."
+    told = _told(claim, seen, seen.interval)
     if strangers:
-        return Verdict.NOT_COMPARABLE, f"{'; '.join(strangers)}. {_told(claim, seen)}"
+        return Verdict.NOT_COMPARABLE, f"{'; '.join(strangers)}. {told}"
     if not _same_machine(evidence, claim, seen):
-        return _by_direction(claim, seen, f"not the claim's machine ({_wanted(claim)}): judged by direction. ")
-    return _by_tolerance(claim, seen)
+        why = f"not the claim's machine ({_wanted(claim)}): judged by direction."
+        return _by_direction(claim, seen.interval, f"{why} {told}")
+    return _by_tolerance(claim, seen.interval, told)
 
 
 def _strangers(claim: Claim, seen: Observation) -> list[str]:
@@ -100,28 +104,27 @@ def _same_machine(evidence: Evidence, claim: Claim, seen: Observation) -> bool:
     return True
 
 
-def _by_tolerance(claim: Claim, seen: Observation) -> tuple[Verdict, str]:
-    interval, band = seen.interval, claim.tolerance
+def _by_tolerance(claim: Claim, interval: Interval, told: str) -> tuple[Verdict, str]:
+    band = claim.tolerance
     if interval.low is None or interval.high is None:
-        return Verdict.NOT_COMPARABLE, f"too few observations for an interval. {_told(claim, seen)}"
+        return Verdict.NOT_COMPARABLE, f"too few observations for an interval. {told}"
     if band.low <= interval.low and interval.high <= band.high:
         if claim.must_hold is not None and interval.excludes(claim.must_hold):
             why = (
                 f"within {_band(claim)}, but a difference was detected: {_figure(claim, claim.must_hold)} lies outside"
             )
-            return Verdict.DIRECTION_ONLY, f"{why}. {_told(claim, seen)}"
-        return Verdict.REPRODUCED, f"the whole interval lies within {_band(claim)}. {_told(claim, seen)}"
+            return Verdict.DIRECTION_ONLY, f"{why}. {told}"
+        return Verdict.REPRODUCED, f"the whole interval lies within {_band(claim)}. {told}"
     if claim.direction is not None:
-        return _by_direction(claim, seen, f"the interval leaves {_band(claim)}. ")
+        return _by_direction(claim, interval, f"the interval leaves {_band(claim)}. {told}")
     if interval.low > band.high or interval.high < band.low:
-        return Verdict.NOT_REPRODUCED, f"outside {_band(claim)}. {_told(claim, seen)}"
-    return Verdict.NOT_COMPARABLE, f"the interval is too wide to decide on {_band(claim)}. {_told(claim, seen)}"
+        return Verdict.NOT_REPRODUCED, f"outside {_band(claim)}. {told}"
+    return Verdict.NOT_COMPARABLE, f"the interval is too wide to decide on {_band(claim)}. {told}"
 
 
-def _by_direction(claim: Claim, seen: Observation, why: str) -> tuple[Verdict, str]:
+def _by_direction(claim: Claim, interval: Interval, told: str) -> tuple[Verdict, str]:
     """Whether the interval lies on the claimed side."""
-    interval, direction = seen.interval, claim.direction
-    told = why + _told(claim, seen)
+    direction = claim.direction
     if direction is None or interval.low is None or interval.high is None:
         return Verdict.NOT_COMPARABLE, told
     if not interval.excludes(direction.null):
@@ -133,9 +136,8 @@ def _by_direction(claim: Claim, seen: Observation, why: str) -> tuple[Verdict, s
     return (Verdict.DIRECTION_ONLY, told) if holds else (Verdict.NOT_REPRODUCED, told)
 
 
-def _told(claim: Claim, seen: Observation) -> str:
+def _told(claim: Claim, seen: Observation, interval: Interval) -> str:
     """What was seen, and whether its direction is the claimed one."""
-    interval = seen.interval
     low, high = interval.low, interval.high
     bounds = "" if low is None or high is None else f" ({_figure(claim, low)} to {_figure(claim, high)})"
     published = "" if claim.published is None else f", claimed {claim.published:g}"

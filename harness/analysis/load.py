@@ -24,7 +24,8 @@ from harness.crosscheck_file import Crosscheck
 from harness.errors import BundleError, IntegrityError, UsageError
 from harness.limits import TooLongError, holds_huge_number, numbered
 from harness.records import SCHEMA_VERSION
-from harness.terms import RunKind, Standing
+from harness.standing import Standing
+from harness.terms import RunKind
 
 RUN_FILES = ("runs.jsonl", "runs.jsonl.gz")
 PLAN_FILE = "dataset.json"

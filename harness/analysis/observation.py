@@ -10,7 +10,7 @@ from harness.records import Struct
 class Observation(Struct, frozen=True):
     """A value that speaks to a claim."""
 
-    interval: Interval
+    interval: Interval | None  # null: seen, but it gives no value; a fault says why
     cells: tuple[Cell, ...]
     run_ids: tuple[str, ...]
     remark: str = ""

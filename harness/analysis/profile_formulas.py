@@ -13,7 +13,7 @@ from harness.analysis.observation import Observation
 from harness.analysis.stats import Floats, Interval, interval_of_mean
 from harness.records import NodeProfile
 from harness.terms import NodeCategory, RunKind
-from harness.units import NS_PER_MS
+from harness.units import ms_text
 
 ROUTING = (NodeCategory.ROUTER,)
 MOE_BLOCK = (
@@ -78,20 +78,15 @@ def routing_of_gap(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
             mean_ns = float(routing_ns[: gap.n].mean())
             part = Interval(value=mean_ns / gap.value, low=mean_ns / gap.high, high=mean_ns / gap.low, n=gap.n)
             yield _observation(part, (candidate, baseline), "of node times")
+        else:
+            yield _no_gap(evidence, gap, candidate, baseline)
 
 
-def why_no_gap(evidence: Evidence, claim: Claim) -> str:
-    """What was seen of the gap where there is none to explain; "" where nothing was profiled side by side."""
-    for candidate, baseline in _beside(evidence, claim):
-        gap = _gap_ns(candidate, baseline)
-        bounds = "" if gap.low is None or gap.high is None else f" ({_ms(gap.low)} to {_ms(gap.high)})"
-        dense = evidence.names.cell(baseline.cell)
-        return f"no gap to explain: a token's nodes take {_ms(gap.value)} ms{bounds} more than in {dense}"
-    return ""
-
-
-def _ms(duration_ns: float) -> str:
-    return f"{duration_ns / NS_PER_MS:.2f}"
+def _no_gap(evidence: Evidence, gap: Interval, candidate: CellRuns, baseline: CellRuns) -> Observation:
+    bounds = "" if gap.low is None or gap.high is None else f" ({ms_text(gap.low)} to {ms_text(gap.high)})"
+    one, other = (evidence.names.cell(runs.cell) for runs in (candidate, baseline))
+    seen = f"node times of {one} less those of {other} are {ms_text(gap.value)} ms a token{bounds}"
+    return _observation(None, (candidate, baseline), faults=(f"no gap to explain: {seen}",))
 
 
 def _beside(evidence: Evidence, claim: Claim) -> Iterator[tuple[CellRuns, CellRuns]]:
@@ -113,6 +108,9 @@ def _means(runs: CellRuns, categories: Iterable[NodeCategory]) -> Floats:
     return np.concatenate([burst_means(profile, net_ns(profile, categories)) for profile in profiles(runs)])
 
 
-def _observation(interval: Interval, runs: Sequence[CellRuns], remark: str) -> Observation:
+def _observation(
+    interval: Interval | None, runs: Sequence[CellRuns], remark: str = "", faults: tuple[str, ...] = ()
+) -> Observation:
     ids = tuple(run_id for cell_runs in runs for run_id in cell_runs.run_ids)
-    return Observation(interval=interval, cells=tuple(r.cell for r in runs), run_ids=ids, remark=remark)
+    cells = tuple(one.cell for one in runs)
+    return Observation(interval=interval, cells=cells, run_ids=ids, remark=remark, faults=faults)

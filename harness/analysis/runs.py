@@ -24,19 +24,9 @@ from harness.records import (
     Taint,
     Termination,
     Workload,
-    standing,
 )
-from harness.terms import (
-    DeviceKind,
-    Ending,
-    EngineKind,
-    EnvironmentKind,
-    Origin,
-    RunKind,
-    Standing,
-    TaintKind,
-    Weights,
-)
+from harness.standing import Standing, standing
+from harness.terms import DeviceKind, Ending, EngineKind, EnvironmentKind, Origin, RunKind, TaintKind, Weights
 
 T = TypeVar("T")
 
@@ -125,8 +115,7 @@ class Run:
 
         A drift of the idle power only spoils net energy, which `harness.analysis.energy` leaves out run by run.
         """
-        spoilt = any(taint.kind is not TaintKind.IDLE_DRIFT for taint in self.taints)
-        return self.termination.ending is Ending.OK and not spoilt
+        return standing(self.termination, self.taints, memory_limit_bytes=0) is Standing.SOUND
 
     @property
     def standing(self) -> Standing:

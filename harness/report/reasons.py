@@ -17,7 +17,7 @@ from harness.analysis.stats import Interval
 from harness.analysis.tables.roofline import rooflines
 from harness.report.formats import percent, significant
 from harness.terms import BurstKind, KvType, NodeCategory
-from harness.units import NS_PER_MS, human_bytes
+from harness.units import NS_PER_MS, human_bytes, ms_text
 
 PARTS = {
     "feed-forward": (*MOE_BLOCK, NodeCategory.DENSE_FFN),
@@ -110,18 +110,14 @@ def _idle_cost(family: Growth) -> str:
     slope = family.ns_per_total_gb
     if slope is None:
         return ""
-    return f"a GB that a token does not read costs it {_slope(slope.value)} ms{_bounds(slope, _slope)}"
+    return f"a GB that a token does not read costs it {ms_text(slope.value)} ms{_bounds(slope, ms_text)}"
 
 
 def _active_cost(family: Growth) -> str:
     slope = family.ns_per_active_gb
     if slope is None:
         return ""
-    return f"a GB that a token reads costs it {_slope(slope.value)} ms{_bounds(slope, _slope)}"
-
-
-def _slope(ns: float) -> str:
-    return f"{ns / NS_PER_MS:.2f}"
+    return f"a GB that a token reads costs it {ms_text(slope.value)} ms{_bounds(slope, ms_text)}"
 
 
 def _context(evidence: Evidence, ratio: Ratio) -> str:

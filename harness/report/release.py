@@ -6,6 +6,7 @@ import ast
 import gzip
 import hashlib
 import inspect
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -34,17 +35,17 @@ def write(data: Sequence[Path], out: Path, title: str, licence: str = "CC-BY-4.0
         UsageError: the datasets are of several machines, or a run stands in two of them.
         IntegrityError: a broken line.
     """
-    datasets = [list(_lines(run_file(path))) for path in data]
-    lines = [line for dataset in datasets for line in dataset]
-    decoded = [records.decode(line) for line in lines]
+    lines = [list(_lines(run_file(path))) for path in data]
+    datasets = [[records.decode(line) for line in of_one] for of_one in lines]
+    decoded = [record for dataset in datasets for record in dataset]
     hosts = {record.provenance.host.fingerprint for record in decoded if record.provenance.host.fingerprint}
     if len(hosts) > 1:
         raise UsageError("the records are of several machines", where="release", cure="release each by itself")
-    ids = [{records.decode(line).spec.run_id for line in dataset} for dataset in datasets]  # within one: attempts
+    ids = [{record.spec.run_id for record in dataset} for dataset in datasets]  # within one: attempts
     if sum(map(len, ids)) != len(set().union(*ids)):
         raise UsageError("a run stands in two of the datasets", where="release")
     out.mkdir(parents=True, exist_ok=True)
-    (out / RUNS).write_bytes(gzip.compress(b"".join(lines), compresslevel=9, mtime=0))
+    (out / RUNS).write_bytes(gzip.compress(b"".join(itertools.chain(*lines)), compresslevel=9, mtime=0))
     (out / "dataset.json").write_bytes(_pretty(msgspec.json.encode(_joined_plan(data))))
     for path in data:
         if (path / CROSSCHECK).is_file():

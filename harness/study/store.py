@@ -21,7 +21,7 @@ import msgspec
 from harness import records
 from harness.errors import EnvironmentLacking, IntegrityError, UsageError
 from harness.records import Record, Struct
-from harness.terms import Standing
+from harness.standing import Standing, standing
 
 RUNS = "runs.jsonl"
 DATASET = "dataset.json"
@@ -128,7 +128,7 @@ class Store:
     def _remember(self, record: Record) -> None:
         run_id = record.spec.run_id
         self._repeated.discard(run_id)
-        stands = records.standing(record.termination, record.taints, record.spec.settings.memory_limit_bytes)
+        stands = standing(record.termination, record.taints, record.spec.settings.memory_limit_bytes)
         self._standing[run_id] = max(stands, self._standing.get(run_id, Standing.FAILED))
 
     def _below(self, wanted: Standing) -> set[str]:

@@ -283,7 +283,7 @@ def test_c7_routing_and_the_gap(
 
 def test_c7_tells_what_was_seen_where_there_is_no_gap(tmp_path: Path) -> None:
     found = verdict(tmp_path, "C7", gap(JETSON, 500_000, 10_000_000))
-    assert re.search(r"no gap to explain: .* take -\d\.\d\d ms \(-\d\.\d\d to -\d\.\d\d\) more than", found.reason)
+    assert re.search(r"no gap to explain: .* are -\d\.\d\d ms a token \(-\d\.\d\d to -\d\.\d\d\)", found.reason)
 
 
 @pytest.mark.parametrize(

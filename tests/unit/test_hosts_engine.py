@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from far_host import BOARD
-from paramiko.ssh_exception import (  # type: ignore[import-untyped]
+from paramiko.ssh_exception import (  # type: ignore[import-untyped]  # it ships no types
     AuthenticationException,
     NoValidConnectionsError,
     SSHException,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import studies
 from far_host import BOARD
-from paramiko.ssh_exception import (  # type: ignore[import-untyped]
+from paramiko.ssh_exception import (  # type: ignore[import-untyped]  # it ships no types
     SSHException,
 )
 

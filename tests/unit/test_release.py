@@ -9,10 +9,13 @@ import random
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
+import records_factory as factory
 
 from harness.errors import IntegrityError, UsageError
 from harness.report import release
+from harness.terms import Ending
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dataset"
 
@@ -87,3 +90,12 @@ def test_every_field_stands_in_the_readme(released: Path) -> None:
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two of the datasets"):
         release.write([GOLDEN, GOLDEN], tmp_path / "x", "A test")
+
+
+def test_a_run_that_was_tried_again_is_released_with_all_its_attempts(tmp_path: Path) -> None:
+    first, *others = factory.study(factory.Lab(rounds=3, cohorts=1))
+    ended = msgspec.structs.replace(first.termination, ending=Ending.CRASH)
+    failed = msgspec.structs.replace(first, measured=None, termination=ended)
+    folder = factory.write(tmp_path / "data", [failed, first, *others])
+    release.write([folder], tmp_path / "released", "A test")
+    assert release.check(tmp_path / "released") == len(others) + 2

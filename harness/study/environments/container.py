@@ -19,7 +19,7 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
-from paramiko.ssh_exception import SSHException  # type: ignore[import-untyped]
+from paramiko.ssh_exception import SSHException  # type: ignore[import-untyped]  # it ships no types
 from urllib3.exceptions import HTTPError
 
 from harness.errors import EnvironmentLacking

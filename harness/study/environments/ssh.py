@@ -12,8 +12,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-import paramiko  # type: ignore[import-untyped]
-from paramiko.ssh_exception import (  # type: ignore[import-untyped]
+import paramiko  # type: ignore[import-untyped]  # it ships no types
+from paramiko.ssh_exception import (  # type: ignore[import-untyped]  # it ships no types
     AuthenticationException,
     BadHostKeyException,
     NoValidConnectionsError,
