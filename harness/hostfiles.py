@@ -46,6 +46,13 @@ def meminfo(root: Path) -> dict[str, int]:
     return kib_table(root / "proc/meminfo")
 
 
+def cpu_fields(root: Path) -> dict[str, str]:
+    """Lines `model name : ...` of the first processor in /proc/cpuinfo; empty without it."""
+    first, _, _ = (read_text(root / "proc/cpuinfo") or "").partition("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CpuTimes:
     """CPU time of the whole machine since boot, in steps of 10 ms."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import sys
 from pathlib import Path
 
@@ -53,9 +52,16 @@ def host(accelerator: str, root: Path = Path("/")) -> Host:
 
 
 def cpu_model(root: Path) -> str:
-    """The processor's or the board's own name; the architecture where neither is told."""
+    """The board's own name, else the processor's with family and model; the architecture where neither is told.
+
+    A virtual machine may hide which processor it is: two generations, one with AVX-512 and one without, both called
+    themselves `AMD EPYC`. Family and model, which cpuid tells, keep them apart.
+    """
     board = hostfiles.read_text(root / "proc/device-tree/model")
     if board:
         return board.strip("\0")
-    match = re.search(r"^model name\s*:\s*(.+)$", hostfiles.read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
-    return match[1].strip() if match else platform.machine()
+    fields = hostfiles.cpu_fields(root)
+    if "model name" not in fields:
+        return platform.machine()
+    generation = f" (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else ""
+    return fields["model name"] + generation
