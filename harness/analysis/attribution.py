@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.cells import CellRuns, time_per_token
-from harness.analysis.profile_formulas import MOE_BLOCK, ROUTING, burst_means, net_ns, profiles
+from harness.analysis.profile_formulas import MOE_BLOCK, ROUTING, burst_means, counted_rounds, net_ns, profiles
 from harness.analysis.runs import Cell, Run
 from harness.analysis.stats import Floats, Interval, geometric_interval, interval_of_mean
 from harness.records import NodeProfile, Struct
@@ -159,8 +159,7 @@ def _node_rows(number: int, run: Run) -> pd.DataFrame:
     if profile is None or not profile.total_ns:
         return pd.DataFrame({"run": [], "round": [], "node_ns": []}, dtype=np.int64)
     means = burst_means(profile, net_ns(profile, tuple(NodeCategory)))
-    rounds = [number for number, tokens in zip(profile.rounds, profile.burst_tokens, strict=True) if tokens]
-    return pd.DataFrame({"run": number, "round": rounds, "node_ns": means})
+    return pd.DataFrame({"run": number, "round": counted_rounds(profile), "node_ns": means})
 
 
 def _ratio(pairs: pd.DataFrame, column: str) -> Interval | None:

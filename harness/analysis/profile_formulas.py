@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from harness.records import NodeProfile
 from harness.terms import NodeCategory, RunKind
 from harness.units import ms_text
 
+EVERYTHING = tuple(NodeCategory)
 ROUTING = (NodeCategory.ROUTER,)
 MOE_BLOCK = (
     NodeCategory.ROUTER,
@@ -42,6 +44,11 @@ def burst_means(profile: NodeProfile, per_token: Floats) -> Floats:
     """Mean a burst: tokens of one burst are not independent."""
     borders = np.cumsum(profile.burst_tokens)[:-1]
     return np.array([part.mean() for part in np.split(per_token, borders) if part.size])
+
+
+def counted_rounds(profile: NodeProfile) -> list[int]:
+    """The round of each value of `burst_means`."""
+    return [number for number, tokens in zip(profile.rounds, profile.burst_tokens, strict=True) if tokens]
 
 
 def profiles(runs: CellRuns) -> list[NodeProfile]:
@@ -72,10 +79,10 @@ def routing_share(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
 def routing_of_gap(evidence: Evidence, claim: Claim) -> Iterator[Observation]:
     """Routing's part of what a token of the candidate takes longer than one of the baseline; needs such a gap."""
     for candidate, baseline in _beside(evidence, claim):
-        routing_ns = _means(candidate, ROUTING)
-        gap = _gap_ns(candidate, baseline)
+        pairs = _pairs(candidate, baseline)
+        gap = interval_of_mean([pair.extra_ns for pair in pairs])
         if gap.low is not None and gap.high is not None and gap.low > 0:
-            mean_ns = float(routing_ns[: gap.n].mean())
+            mean_ns = float(np.concatenate([pair.routing_ns for pair in pairs]).mean())
             part = Interval(value=mean_ns / gap.value, low=mean_ns / gap.high, high=mean_ns / gap.low, n=gap.n)
             yield _observation(part, (candidate, baseline), "of node times")
         else:
@@ -97,15 +104,42 @@ def _beside(evidence: Evidence, claim: Claim) -> Iterator[tuple[CellRuns, CellRu
                 yield candidate, baseline
 
 
-def _gap_ns(candidate: CellRuns, baseline: CellRuns) -> Interval:
-    """What a token of the candidate takes longer, over pairs of bursts."""
-    slow, fast = (_means(runs, tuple(NodeCategory)) for runs in (candidate, baseline))
-    pairs = min(slow.size, fast.size)
-    return interval_of_mean([slow[:pairs] - fast[:pairs]])
+@dataclass(frozen=True)
+class _Pairs:
+    """Bursts of two models that belong together: one value a burst, nanoseconds a token."""
+
+    routing_ns: Floats  # of the candidate
+    extra_ns: Floats  # what all nodes of the candidate take longer
 
 
-def _means(runs: CellRuns, categories: Iterable[NodeCategory]) -> Floats:
-    return np.concatenate([burst_means(profile, net_ns(profile, categories)) for profile in profiles(runs)])
+def _pairs(candidate: CellRuns, baseline: CellRuns) -> list[_Pairs]:
+    """One a cohort, over rounds that both took part in; where they never met, over bursts in the order they came."""
+    slow, routing = _by_round(candidate, EVERYTHING), _by_round(candidate, ROUTING)
+    fast = _by_round(baseline, EVERYTHING)
+    met: dict[str, list[tuple[str, int]]] = {}
+    for key in sorted(slow.keys() & fast.keys()):
+        met.setdefault(key[0], []).append(key)
+    if met:
+        return [
+            _Pairs(np.array([routing[key] for key in keys]), np.array([slow[key] - fast[key] for key in keys]))
+            for keys in met.values()
+        ]
+    above, of_routing, below = (np.array(list(values.values())) for values in (slow, routing, fast))
+    count = min(above.size, below.size)
+    return [_Pairs(of_routing[:count], above[:count] - below[:count])]
+
+
+def _by_round(runs: CellRuns, categories: Iterable[NodeCategory]) -> dict[tuple[str, int], float]:
+    """Nanoseconds a token of some categories, by cohort and round."""
+    wanted = tuple(categories)
+    return {
+        (run.schedule.cohort, number): float(mean)
+        for run in runs.runs
+        if run.profile is not None and run.profile.total_ns
+        for number, mean in zip(
+            counted_rounds(run.profile), burst_means(run.profile, net_ns(run.profile, wanted)), strict=True
+        )
+    }
 
 
 def _observation(

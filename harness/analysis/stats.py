@@ -184,6 +184,8 @@ def _cohort_deviations(
 ) -> Floats:
     """Deviations from what fresh processes add to the spread within processes; zero where they add none.
 
+    Few processes tell badly how much processes differ, so the deviations are those of Student's t.
+
     Args:
         series: values of each cohort.
         within: variance of each cohort's mean by its own bursts.
@@ -200,10 +202,11 @@ def _cohort_deviations(
     added = observed - float(within.mean())
     if added <= 0:
         return np.zeros(resamples)
+    student = t_975(len(series) - 1) / Z_975
     if normal:
-        return rng.normal(0.0, math.sqrt(added * float(weights @ weights)), resamples)
+        return rng.normal(0.0, student * math.sqrt(added * float(weights @ weights)), resamples)
     spread = float(effects @ effects) / len(series)
-    drawn = effects[rng.integers(len(series), size=(resamples, len(series)))] * math.sqrt(added / spread)
+    drawn = effects[rng.integers(len(series), size=(resamples, len(series)))] * student * math.sqrt(added / spread)
     deviations: Floats = drawn @ weights
     return deviations
 

@@ -17,6 +17,7 @@ from harness.terms import BurstKind, DeviceKind, EngineKind, EnvironmentKind, Ru
 
 CONTEXT_STEP_TOKENS = 256  # llama.cpp pads the cache to this
 DECODE_ROOM_TOKENS = 256
+SHARED_KINDS = (RunKind.ROUNDS, RunKind.PROFILE)  # what is compared between models is measured in the same moments
 COHORT_MEMORY_SHARE = 0.85  # of what is available may be taken by workers that are alive together
 RESIDENT_FACTOR = 1.2  # a copy of the weights; pages of a mapped file are clean and can be dropped
 RESIDENT_EXTRA_BYTES = 400_000_000  # interpreter, KV cache, compute buffers
@@ -154,7 +155,7 @@ def _cohorts(
 
     cells = tuple(_cells(experiment, suite, device, weights, machine))
     for group in _groups(experiment, cells):
-        companies = _together(group, fits) if experiment.kind is RunKind.ROUNDS else _alone(group)
+        companies = _together(group, fits) if experiment.kind in SHARED_KINDS else _alone(group)
         for block in range(experiment.blocks):
             yield from (Cohort(experiment=experiment, block=block, cells=company) for company in companies)
 

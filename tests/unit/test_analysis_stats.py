@@ -26,6 +26,7 @@ def autocorrelated(rng: np.random.Generator, n: int, rho: float) -> NDArray[np.f
     [
         (1, 150, 0.4, 0.0),
         (6, 25, 0.3, 0.2),
+        (5, 25, 0.3, 1.0),  # processes differ by far more than their bursts
         pytest.param(1, 150, 0.0, 0.0, marks=pytest.mark.torture),
         pytest.param(2, 75, 0.3, 0.1, marks=pytest.mark.torture),
         pytest.param(1, 40, 0.4, 0.0, marks=pytest.mark.torture),

@@ -66,7 +66,7 @@ def restless(lab: Lab) -> Records:
         assert record.telemetry is not None
         (channel,) = record.telemetry.channels
         place = record.spec.schedule.block if record.spec.model.expert_count else 2 - record.spec.schedule.block
-        changed = msgspec.structs.replace(channel, values=tuple(v * (0.4, 1.0, 1.6)[place] for v in channel.values))
+        changed = msgspec.structs.replace(channel, values=tuple(v * (0.8, 1.0, 1.2)[place] for v in channel.values))
         yield msgspec.structs.replace(record, telemetry=msgspec.structs.replace(record.telemetry, channels=(changed,)))
 
 

@@ -159,9 +159,18 @@ def test_a_value_too_large_for_company_goes_alone_and_the_others_stay_together()
     }
 
 
-@pytest.mark.parametrize("kind", [RunKind.SOLO, RunKind.PROFILE, RunKind.ROUTING, RunKind.BANDWIDTH])
-def test_only_rounds_share_the_machine(kind: RunKind) -> None:
-    assert [len(cohort.cells) for cohort in build(suite(experiment(kind=kind))).cohorts] == [1, 1]
+@pytest.mark.parametrize(
+    ("kind", "alive"),
+    [
+        (RunKind.ROUNDS, [2]),
+        (RunKind.PROFILE, [2]),
+        (RunKind.SOLO, [1, 1]),
+        (RunKind.ROUTING, [1, 1]),
+        (RunKind.BANDWIDTH, [1, 1]),
+    ],
+)
+def test_what_is_compared_in_time_is_alive_together(kind: RunKind, alive: list[int]) -> None:
+    assert [len(cohort.cells) for cohort in build(suite(experiment(kind=kind))).cohorts] == alive
 
 
 def test_every_combination_of_what_is_varied_becomes_a_cell() -> None:

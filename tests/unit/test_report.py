@@ -29,7 +29,7 @@ from harness.report.render import TEMPLATES, csv_text, write_report
 from harness.terms import DeviceKind, TaintKind
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = Lab(rounds=8, cohorts=2, decode_tokens=12)
+SMALL = Lab(rounds=8, cohorts=4, decode_tokens=12)
 
 
 @pytest.fixture(scope="module")
