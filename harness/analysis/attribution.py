@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.cells import CellRuns, time_per_token
-from harness.analysis.profile_formulas import MOE_BLOCK, ROUTING, burst_means, counted_rounds, net_ns, profiles
+from harness.analysis.profile_formulas import (
+    EVERYTHING,
+    MOE_BLOCK,
+    ROUTING,
+    burst_means,
+    counted_rounds,
+    net_ns,
+    profiles,
+)
 from harness.analysis.runs import Cell, Run
 from harness.analysis.stats import Floats, Interval, geometric_interval, interval_of_mean
 from harness.records import NodeProfile, Struct
@@ -110,9 +118,8 @@ def _mean_ns(found: list[NodeProfile], category: NodeCategory) -> float:
 
 def _share(found: list[NodeProfile], category: NodeCategory, unprofiled_ns: float, gap_ns: float) -> Share:
     ns_per_token = _mean_ns(found, category)
-    everything = tuple(NodeCategory)
     total_ns = sum(_mean_ns(found, other) for other in _present(found))
-    interval = share_of(found, (category,), everything)
+    interval = share_of(found, (category,), EVERYTHING)
     value = ns_per_token / total_ns if total_ns else 0.0
     traffic = next((p.traffic[category] for p in found if category in p.traffic), None)
     return Share(
@@ -158,7 +165,7 @@ def _node_rows(number: int, run: Run) -> pd.DataFrame:
     profile = run.profile
     if profile is None or not profile.total_ns:
         return pd.DataFrame({"run": [], "round": [], "node_ns": []}, dtype=np.int64)
-    means = burst_means(profile, net_ns(profile, tuple(NodeCategory)))
+    means = burst_means(profile, net_ns(profile, EVERYTHING))
     return pd.DataFrame({"run": number, "round": counted_rounds(profile), "node_ns": means})
 
 

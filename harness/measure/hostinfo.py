@@ -63,5 +63,6 @@ def cpu_model(root: Path) -> str:
     fields = hostfiles.cpu_fields(root)
     if "model name" not in fields:
         return platform.machine()
-    generation = f" (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else ""
-    return fields["model name"] + generation
+    if not {"cpu family", "model"} <= fields.keys():
+        return fields["model name"]
+    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"

@@ -286,29 +286,10 @@ def test_c7_tells_what_was_seen_where_there_is_no_gap(tmp_path: Path) -> None:
     assert re.search(r"no gap to explain: .* are -\d\.\d\d ms a token \(-\d\.\d\d to -\d\.\d\d\)", found.reason)
 
 
-def disturbed(one: Record, first: int) -> Record:
-    """The same run on a machine that is three times as slow for the first four rounds; it joined in round `first`."""
-    assert one.measured
-    assert one.measured.profile
-    profile, tokens = one.measured.profile, one.measured.profile.burst_tokens[0]
-
-    def slowed(times_ns: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(ns * (3 if place < 4 * tokens else 1) for place, ns in enumerate(times_ns))[first * tokens :]
-
-    changed = msgspec.structs.replace(
-        profile,
-        rounds=profile.rounds[first:],
-        burst_tokens=profile.burst_tokens[first:],
-        total_ns=slowed(profile.total_ns),
-        category_ns={category: slowed(times_ns) for category, times_ns in profile.category_ns.items()},
-    )
-    return msgspec.structs.replace(one, measured=msgspec.structs.replace(one.measured, profile=changed))
-
-
 @pytest.mark.parametrize("joined", [(0, 4), (4, 0)])
 def test_c7_looks_at_rounds_that_both_took_part_in(tmp_path: Path, joined: tuple[int, int]) -> None:
     records = gap(JETSON, 1_000_000, 24_000_000)  # 1 of the 10 ms that a token takes longer
-    found = verdict(tmp_path, "C7", [disturbed(one, first) for one, first in zip(records, joined, strict=True)])
+    found = verdict(tmp_path, "C7", [factory.disturbed(one, first) for one, first in zip(records, joined, strict=True)])
     assert found.value == pytest.approx(0.1, abs=0.005), found.reason
     assert found.verdict is Verdict.REPRODUCED
 
