@@ -16,7 +16,7 @@ class CrosscheckRound(Struct, frozen=True):
 
     round: int
     harness_first: bool
-    token_ns: tuple[int, ...]  # the harness: each decode call of its bursts, settle tokens included
+    token_ns: tuple[int, ...]  # the harness: each decode call of the bursts that count
     repetition_ns: tuple[int, ...]  # llama-bench: each repetition as it printed it
     suspended_ns: int  # how long llama-bench stood suspended before this turn; 0: it had not begun
 
@@ -30,6 +30,7 @@ class CrosscheckCell(Struct, frozen=True):
     decode_tokens: int  # of a burst, and of a repetition
     settle_tokens: int  # first tokens of a burst: kept, not counted
     blocks: tuple[tuple[CrosscheckRound, ...], ...]
+    harness_loaded_first: tuple[bool, ...] = ()  # of each block; empty in older files, where it always did
     incomplete: str = ""  # why rounds are missing
 
 

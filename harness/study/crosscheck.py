@@ -1,8 +1,9 @@
 """The cross-check: the same cells through this harness and through llama-bench of the same commit, turn by turn.
 
 Both processes are alive together; in every round, in seeded random order, the worker and llama-bench do the same, while
-the other stands still: fill the cache, which nobody times, then decode twice. Raw times go to crosscheck.json; ratios
-are made of them in the analysis.
+the other stands still: decode something that nobody times, then decode from the same depth twice. Which of them loads
+first changes from block to block, because the memory that a process finds depends on what is taken already. Raw times
+go to crosscheck.json; ratios are made of them in the analysis.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from harness.crosscheck_file import (
 from harness.errors import EnvironmentLacking
 from harness.options import StudyOptions
 from harness.protocol import Task, Turn, WorkerFacts
-from harness.records import Measured, ModelRef, RunSpec
+from harness.records import Burst, Measured, ModelRef, RunSpec
 from harness.study import plan as planning
 from harness.study import prepare, weights
 from harness.study.conduct import WeightsListener
@@ -130,10 +131,11 @@ class _Pair:
     def run(self) -> CrosscheckCell:
         """All blocks; where one breaks, the cell says why and ends."""
         blocks: list[tuple[CrosscheckRound, ...]] = []
+        loads_first = load_order(self._cell)
         incomplete = self._too_large()
         try:
             while not incomplete and len(blocks) < self._cell.blocks:
-                blocks.append(self._block(len(blocks)))
+                blocks.append(self._block(len(blocks), loads_first[len(blocks)]))
         except LinkBroken as broken:
             incomplete = f"the worker ended: {broken.termination.ending.value}, {broken.termination.message}"
         except BenchBroken as broken:
@@ -146,6 +148,7 @@ class _Pair:
             decode_tokens=spec.workload.decode_tokens,
             settle_tokens=spec.workload.settle_tokens,
             blocks=tuple(blocks),
+            harness_loaded_first=loads_first[: len(blocks)],
             incomplete=incomplete,
         )
 
@@ -157,50 +160,72 @@ class _Pair:
         needed = human_bytes(2 * one_bytes)
         return f"both sides at once need about {needed} of memory, {human_bytes(available_bytes)} are available"
 
-    def _block(self, number: int) -> tuple[CrosscheckRound, ...]:
+    def _block(self, number: int, harness_loads_first: bool) -> tuple[CrosscheckRound, ...]:
         cell = self._cell
-        order = random.Random(f"{cell.spec.schedule.seed}:{cell.spec.run_id}:{number}")  # noqa: S311 - an order
+        order = _draw(cell, number)
         # llama-bench loads within its first turn: there the worker comes after
         firsts = [False, *(order.random() < 0.5 for _ in range(cell.rounds - 1))]
-        link = Link(self._environment, Task(spec=cell.spec, model_path=str(cell.model_path)), Limits())
-        try:
-            self.harness = link.ready().facts
-            with closing(LlamaBench(self._root, self._program, cell.model_path, cell.spec, cell.rounds)) as bench:
-                theirs = [self._round(link, bench, place, first) for place, first in enumerate(firsts)]
-                self.bench = bench.facts
+        with ExitStack() as alive:
+            link = self._worker(alive) if harness_loads_first else None
+            bench = alive.enter_context(
+                closing(LlamaBench(self._root, self._program, cell.model_path, cell.spec, cell.rounds))
+            )
+            theirs = [bench.turn()]
+            link = link or self._worker(alive)
+            _as_llama_bench(link, 0, position=1)
+            theirs += [_round(link, bench, place, first) for place, first in enumerate(firsts[1:], 1)]
+            self.bench = bench.facts
             measured = link.finish()[0].measured
-        finally:
-            link.abandon()
         return _rounds(measured, firsts, theirs)
 
-    @staticmethod
-    def _round(link: Link, bench: LlamaBench, number: int, harness_first: bool) -> tuple[tuple[int, ...], int]:
-        if harness_first:
-            _as_llama_bench(link, number, position=0)
-            return bench.turn()
-        theirs = bench.turn()
-        _as_llama_bench(link, number, position=1)
-        return theirs
+    def _worker(self, alive: ExitStack) -> Link:
+        link = Link(self._environment, Task(spec=self._cell.spec, model_path=str(self._cell.model_path)), Limits())
+        alive.callback(link.abandon)
+        self.harness = link.ready().facts
+        return link
+
+
+def load_order(cell: Cell) -> tuple[bool, ...]:
+    """Of each block, whether the harness loads before llama-bench: half of the blocks, in seeded random order."""
+    order = [number % 2 == 0 for number in range(cell.blocks)]
+    _draw(cell, "load").shuffle(order)
+    return tuple(order)
+
+
+def _draw(cell: Cell, what: object) -> random.Random:
+    return random.Random(f"{cell.spec.schedule.seed}:{cell.spec.run_id}:{what}")  # noqa: S311 - an order
+
+
+def _round(link: Link, bench: LlamaBench, number: int, harness_first: bool) -> tuple[tuple[int, ...], int]:
+    if harness_first:
+        _as_llama_bench(link, number, position=0)
+        return bench.turn()
+    theirs = bench.turn()
+    _as_llama_bench(link, number, position=1)
+    return theirs
 
 
 def _as_llama_bench(link: Link, number: int, position: int) -> None:
-    """Fill the cache, which reads all weights and is not timed, then decode as often."""
-    for kind in (BurstKind.PREFILL, *[BurstKind.DECODE] * REPETITIONS):
-        link.turn(Turn(kind=kind, round=number, position=position))
+    """One burst that does not count, then as many as llama-bench repeats.
+
+    llama-bench decodes a token of warm-up in every test and then puts back a copy of the filled cache: between its
+    repetitions nothing is prefilled, and so nothing is here.
+    """
+    for _ in range(1 + REPETITIONS):
+        link.turn(Turn(kind=BurstKind.DECODE, round=number, position=position))
 
 
 def _rounds(
     measured: Measured, firsts: list[bool], theirs: list[tuple[tuple[int, ...], int]]
 ) -> tuple[CrosscheckRound, ...]:
-    tokens: dict[int, tuple[int, ...]] = {}
+    bursts: dict[int, list[Burst]] = {}
     for burst in measured.bursts:
-        if burst.kind is BurstKind.DECODE:
-            tokens[burst.round] = tokens.get(burst.round, ()) + burst.token_ns
+        bursts.setdefault(burst.round, []).append(burst)
     return tuple(
         CrosscheckRound(
             round=number,
             harness_first=first,
-            token_ns=tokens[number],
+            token_ns=tuple(duration for burst in bursts[number][1:] for duration in burst.token_ns),
             repetition_ns=repetition_ns,
             suspended_ns=suspended_ns,
         )

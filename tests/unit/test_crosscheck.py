@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from records_factory import LLAMA, Lab, decode_burst, prefill_burst, rounds, write
-from studies import experiment, plan_of, specs_of, suite
+from records_factory import LLAMA, Lab, decode_burst, rounds, write
+from studies import ThreadEnvironment, ThreadProcess, experiment, plan_of, specs_of, suite
 from torture_driver import Silent
 
 from harness import cli, crosscheck_file
@@ -22,7 +22,7 @@ from harness.analysis.tables import crosscheck as table_module
 from harness.crosscheck_file import BenchFacts, Crosscheck, CrosscheckCell, CrosscheckRound
 from harness.errors import EnvironmentLacking, IntegrityError
 from harness.options import StudyOptions
-from harness.protocol import WorkerFacts
+from harness.protocol import Task, WorkerFacts
 from harness.records import Host, Measured
 from harness.study import crosscheck as running
 from harness.study.llama_bench import BenchBroken, LlamaBench, arguments
@@ -204,22 +204,41 @@ def test_the_report_shows_it_beside_the_records(tmp_path: Path) -> None:
     assert row["pairs"] == 30
 
 
-def test_a_round_holds_the_tokens_of_all_its_bursts_and_nothing_of_the_prefill() -> None:
+def test_a_round_holds_the_tokens_of_all_its_bursts_but_the_first() -> None:
     lab, rng = Lab(decode_tokens=5), np.random.default_rng(1)
-    bursts = [
-        burst
-        for number in range(2)
-        for burst in (
-            prefill_burst(lab, LLAMA, rng, number, 0, 0.1),
-            decode_burst(lab, LLAMA, rng, number, 0, 0.2),
-            decode_burst(lab, LLAMA, rng, number, 0, 0.3),
-        )
-    ]
+    bursts = [decode_burst(lab, LLAMA, rng, number, 0, step / 10) for number in range(2) for step in range(1, 4)]
     measured = Measured(load_ns=1, warmup=None, bursts=tuple(bursts), memory=None)
     found = running._rounds(measured, [False, True], [((7, 8), 0), ((9, 10), 3)])
     wanted = [bursts[1].token_ns + bursts[2].token_ns, bursts[4].token_ns + bursts[5].token_ns]
     assert [one.token_ns for one in found] == wanted
     assert [one.repetition_ns for one in found] == [(7, 8), (9, 10)]
+
+
+class Watched(ThreadEnvironment):
+    """Notes beside llama-bench's own starts when a worker starts."""
+
+    def __init__(self, starts: Path) -> None:
+        super().__init__()
+        self._starts = starts
+
+    def start(self, task: Task) -> ThreadProcess:
+        with self._starts.open("a") as file:
+            file.write("h")
+        return super().start(task)
+
+
+def test_either_side_loads_first_in_half_of_the_blocks(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    program = script(tmp_path, f"number or open({str(starts)!r}, 'a').write('b')")
+    cell = running.Cell(spec=SPEC, model_path=Path("/nowhere.gguf"), blocks=4, rounds=3)
+    measured = running._Pair(cli.ROOT, program, Watched(starts), cell).run()
+    assert measured.incomplete == ""
+    assert sorted(measured.harness_loaded_first) == [False, False, True, True]
+    assert starts.read_text() == "".join("hb" if first else "bh" for first in measured.harness_loaded_first)
+    every = [one for block in measured.blocks for one in block]
+    assert [(len(one.token_ns), len(one.repetition_ns)) for one in every] == [(2 * SPEC.workload.decode_tokens, 2)] * 12
+    assert {one.harness_first for one in every} == {False, True}
+    assert running.load_order(cell) == measured.harness_loaded_first
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 9999, b'{"schema": 1}'])
