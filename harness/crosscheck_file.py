@@ -16,7 +16,7 @@ class CrosscheckRound(Struct, frozen=True):
 
     round: int
     harness_first: bool
-    token_ns: tuple[int, ...]  # the harness: each decode call of the bursts that count
+    token_ns: tuple[int, ...]  # the harness: each decode call of its bursts that counts
     repetition_ns: tuple[int, ...]  # llama-bench: each repetition as it printed it
     suspended_ns: int  # how long llama-bench stood suspended before this turn; 0: it had not begun
 
@@ -28,7 +28,7 @@ class CrosscheckCell(Struct, frozen=True):
     threads: int
     depth_tokens: int
     decode_tokens: int  # of a burst, and of a repetition
-    settle_tokens: int  # first tokens of a burst: kept, not counted
+    settle_tokens: int  # 0; in older files so many first tokens of `token_ns` were kept, and don't count
     blocks: tuple[tuple[CrosscheckRound, ...], ...]
     harness_loaded_first: tuple[bool, ...] = ()  # of each block; empty in older files, where it always did
     incomplete: str = ""  # why rounds are missing

@@ -1,9 +1,10 @@
 """The cross-check: the same cells through this harness and through llama-bench of the same commit, turn by turn.
 
 Both processes are alive together; in every round, in seeded random order, the worker and llama-bench do the same, while
-the other stands still: decode something that nobody times, then decode from the same depth twice. Which of them loads
-first changes from block to block, because the memory that a process finds depends on what is taken already. Raw times
-go to crosscheck.json; ratios are made of them in the analysis.
+the other stands still: decode a token that does not count, then decode from the same depth twice. (llama-bench warms up
+with one token in every test and puts back a copy of the filled cache between repetitions, so nothing is prefilled.)
+Which of them loads first changes from block to block, because the memory that a process finds depends on what is taken
+already. Raw times go to crosscheck.json; ratios are made of them in the analysis.
 """
 
 from __future__ import annotations
@@ -28,16 +29,22 @@ from harness.crosscheck_file import (
     CrosscheckCell,
     CrosscheckRound,
 )
-from harness.errors import EnvironmentLacking
+from harness.errors import EnvironmentLacking, UsageError
 from harness.options import StudyOptions
 from harness.protocol import Task, Turn, WorkerFacts
-from harness.records import Burst, Measured, ModelRef, RunSpec
+from harness.records import Measured, ModelRef, RunSpec
 from harness.study import plan as planning
 from harness.study import prepare, weights
 from harness.study.conduct import WeightsListener
 from harness.study.environments.base import Environment
 from harness.study.link import Limits, Link, LinkBroken
-from harness.study.llama_bench import REPETITIONS, BenchBroken, LlamaBench
+from harness.study.llama_bench import (
+    REPETITIONS,
+    BenchBroken,
+    LlamaBench,
+    bench_decode_tokens,
+    bench_depth_tokens,
+)
 from harness.study.store import replace_file
 from harness.terms import BurstKind, RunKind
 from harness.units import human_bytes
@@ -107,6 +114,11 @@ def _cells(
     root: Path, options: StudyOptions, environment: Environment, listener: WeightsListener, rounds: int
 ) -> Iterator[Cell]:
     drafted = prepare.draft(root, options, (RunKind.ROUNDS,))
+    for experiment in {cohort.experiment.name: cohort.experiment for cohort in drafted.plan.cohorts}.values():
+        if experiment.decode_tokens <= experiment.settle_tokens:
+            where = f"suite {options.suite}, experiment {experiment.name}"
+            cure = "set decode_tokens above settle_tokens"
+            raise UsageError("llama-bench needs a fixed number of tokens that count", where=where, cure=cure)
     located = weights.locate(drafted.registry, drafted.plan.model_keys(), drafted.folders, listener, on_fetch=listener)
     refs: dict[planning.ModelKey, ModelRef] = {key: one.ref for key, one in located.items()}
     seen = set()
@@ -144,9 +156,9 @@ class _Pair:
         return CrosscheckCell(
             model=spec.model,
             threads=spec.settings.threads,
-            depth_tokens=spec.workload.depth_tokens,
-            decode_tokens=spec.workload.decode_tokens,
-            settle_tokens=spec.workload.settle_tokens,
+            depth_tokens=bench_depth_tokens(spec.workload),
+            decode_tokens=bench_decode_tokens(spec.workload),
+            settle_tokens=0,
             blocks=tuple(blocks),
             harness_loaded_first=loads_first[: len(blocks)],
             incomplete=incomplete,
@@ -176,7 +188,7 @@ class _Pair:
             theirs += [_round(link, bench, place, first) for place, first in enumerate(firsts[1:], 1)]
             self.bench = bench.facts
             measured = link.finish()[0].measured
-        return _rounds(measured, firsts, theirs)
+        return _rounds(measured, cell.spec.workload.settle_tokens, firsts, theirs)
 
     def _worker(self, alive: ExitStack) -> Link:
         link = Link(self._environment, Task(spec=self._cell.spec, model_path=str(self._cell.model_path)), Limits())
@@ -206,26 +218,22 @@ def _round(link: Link, bench: LlamaBench, number: int, harness_first: bool) -> t
 
 
 def _as_llama_bench(link: Link, number: int, position: int) -> None:
-    """One burst that does not count, then as many as llama-bench repeats.
-
-    llama-bench decodes a token of warm-up in every test and then puts back a copy of the filled cache: between its
-    repetitions nothing is prefilled, and so nothing is here.
-    """
-    for _ in range(1 + REPETITIONS):
+    """As many bursts as llama-bench repeats; their settle tokens do what its warm-up token does."""
+    for _ in range(REPETITIONS):
         link.turn(Turn(kind=BurstKind.DECODE, round=number, position=position))
 
 
 def _rounds(
-    measured: Measured, firsts: list[bool], theirs: list[tuple[tuple[int, ...], int]]
+    measured: Measured, settle_tokens: int, firsts: list[bool], theirs: list[tuple[tuple[int, ...], int]]
 ) -> tuple[CrosscheckRound, ...]:
-    bursts: dict[int, list[Burst]] = {}
+    tokens: dict[int, tuple[int, ...]] = {}
     for burst in measured.bursts:
-        bursts.setdefault(burst.round, []).append(burst)
+        tokens[burst.round] = tokens.get(burst.round, ()) + burst.token_ns[settle_tokens:]
     return tuple(
         CrosscheckRound(
             round=number,
             harness_first=first,
-            token_ns=tuple(duration for burst in bursts[number][1:] for duration in burst.token_ns),
+            token_ns=tokens[number],
             repetition_ns=repetition_ns,
             suspended_ns=suspended_ns,
         )

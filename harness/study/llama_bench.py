@@ -16,7 +16,7 @@ import msgspec
 
 from harness.clock import now_ns
 from harness.crosscheck_file import BenchFacts
-from harness.records import RunSpec
+from harness.records import RunSpec, Workload
 from harness.study.environments.huge_pages import with_huge_pages
 from harness.study.store import sha256
 
@@ -83,7 +83,7 @@ class LlamaBench:
         except (ValueError, RecursionError) as error:
             raise BenchBroken(f"llama-bench printed no result ({error}): {line[:200]!r}") from None
         workload, settings = self._spec.workload, self._spec.settings
-        wanted = (workload.decode_tokens, workload.depth_tokens, settings.threads)
+        wanted = (bench_decode_tokens(workload), bench_depth_tokens(workload), settings.threads)
         if (result.n_gen, result.n_depth, result.n_threads) != wanted or min(result.samples_ns, default=0) <= 0:
             raise BenchBroken(f"llama-bench measured something else: {line[:200]!r}")
         if self.facts is None:
@@ -130,12 +130,23 @@ class LlamaBench:
         self._stderr.close()
 
 
+def bench_decode_tokens(workload: Workload) -> int:
+    """All of llama-bench's tokens count: as many as count of a burst here."""
+    return workload.decode_tokens - workload.settle_tokens
+
+
+def bench_depth_tokens(workload: Workload) -> int:
+    """Where counting begins: behind the settle tokens of a burst."""
+    return workload.depth_tokens + workload.settle_tokens
+
+
 def arguments(model_path: Path, spec: RunSpec, rounds: int) -> list[str]:
     """The same cell in llama-bench's words; one test a round, a line of JSON each."""
     workload, settings = spec.workload, spec.settings
     return [
         *("-m", str(model_path.resolve()), "-o", "jsonl", "-r", str(REPETITIONS)),
-        *("-p", "0", "-n", ",".join([str(workload.decode_tokens)] * rounds), "-d", str(workload.depth_tokens)),
+        *("-p", "0", "-n", ",".join([str(bench_decode_tokens(workload))] * rounds)),
+        *("-d", str(bench_depth_tokens(workload))),
         *("-t", str(settings.threads), "-ngl", str(settings.gpu_layers), "-fa", settings.flash_attention.value),
         *("-b", str(settings.batch_tokens), "-ub", str(settings.ubatch_tokens)),
         *("-ctk", workload.kv_type.value, "-ctv", workload.kv_type.value),

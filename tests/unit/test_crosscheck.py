@@ -20,7 +20,7 @@ from harness.analysis.crosscheck import Agreement
 from harness.analysis.evidence import Evidence
 from harness.analysis.tables import crosscheck as table_module
 from harness.crosscheck_file import BenchFacts, Crosscheck, CrosscheckCell, CrosscheckRound
-from harness.errors import EnvironmentLacking, IntegrityError
+from harness.errors import EnvironmentLacking, IntegrityError, UsageError
 from harness.options import StudyOptions
 from harness.protocol import Task, WorkerFacts
 from harness.records import Host, Measured
@@ -95,8 +95,10 @@ def test_a_llama_bench_that_goes_wrong_is_told(tmp_path: Path, spoil: str, words
 def test_both_sides_are_told_the_same() -> None:
     told = arguments(Path("/m.gguf"), SPEC, 3)
     pairs = dict(zip(told[::2], told[1::2], strict=True))
-    assert pairs["-n"] == ",".join([str(SPEC.workload.decode_tokens)] * 3)
-    assert (pairs["-d"], pairs["-t"]) == (str(SPEC.workload.depth_tokens), str(SPEC.settings.threads))
+    settle_tokens = SPEC.workload.settle_tokens
+    assert settle_tokens > 0
+    assert pairs["-n"] == ",".join([str(SPEC.workload.decode_tokens - settle_tokens)] * 3)
+    assert (pairs["-d"], pairs["-t"]) == (str(SPEC.workload.depth_tokens + settle_tokens), str(SPEC.settings.threads))
     assert (pairs["-p"], pairs["-lm"], pairs["-fa"], pairs["-ctk"]) == ("0", "mmap", "auto", "f16")
 
 
@@ -105,6 +107,12 @@ def test_no_such_program_is_told_before_anything_is_touched(tmp_path: Path) -> N
     with pytest.raises(EnvironmentLacking, match="no such program"):
         running.crosscheck(cli.ROOT, tmp_path / "nothing", options, Silent(), lambda _text: None)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_suite_without_a_fixed_count_of_tokens_is_refused_before_weights_are_written(tmp_path: Path) -> None:
+    options = StudyOptions(suite="quick", device="cpu", out=tmp_path / "out", fake=True)
+    with pytest.raises(UsageError, match="experiment headline: llama-bench needs a fixed number"):
+        running.crosscheck(cli.ROOT, script(tmp_path), options, Silent(), lambda _text: None)
 
 
 HOST = Host(
@@ -204,12 +212,12 @@ def test_the_report_shows_it_beside_the_records(tmp_path: Path) -> None:
     assert row["pairs"] == 30
 
 
-def test_a_round_holds_the_tokens_of_all_its_bursts_but_the_first() -> None:
+def test_a_round_holds_the_counted_tokens_of_all_its_bursts() -> None:
     lab, rng = Lab(decode_tokens=5), np.random.default_rng(1)
-    bursts = [decode_burst(lab, LLAMA, rng, number, 0, step / 10) for number in range(2) for step in range(1, 4)]
+    bursts = [decode_burst(lab, LLAMA, rng, number, 0, step / 10) for number in range(2) for step in range(2)]
     measured = Measured(load_ns=1, warmup=None, bursts=tuple(bursts), memory=None)
-    found = running._rounds(measured, [False, True], [((7, 8), 0), ((9, 10), 3)])
-    wanted = [bursts[1].token_ns + bursts[2].token_ns, bursts[4].token_ns + bursts[5].token_ns]
+    found = running._rounds(measured, 2, [False, True], [((7, 8), 0), ((9, 10), 3)])
+    wanted = [bursts[0].token_ns[2:] + bursts[1].token_ns[2:], bursts[2].token_ns[2:] + bursts[3].token_ns[2:]]
     assert [one.token_ns for one in found] == wanted
     assert [one.repetition_ns for one in found] == [(7, 8), (9, 10)]
 
@@ -236,7 +244,7 @@ def test_either_side_loads_first_in_half_of_the_blocks(tmp_path: Path) -> None:
     assert sorted(measured.harness_loaded_first) == [False, False, True, True]
     assert starts.read_text() == "".join("hb" if first else "bh" for first in measured.harness_loaded_first)
     every = [one for block in measured.blocks for one in block]
-    assert [(len(one.token_ns), len(one.repetition_ns)) for one in every] == [(2 * SPEC.workload.decode_tokens, 2)] * 12
+    assert [(len(one.token_ns), len(one.repetition_ns)) for one in every] == [(2 * measured.decode_tokens, 2)] * 12
     assert {one.harness_first for one in every} == {False, True}
     assert running.load_order(cell) == measured.harness_loaded_first
 
