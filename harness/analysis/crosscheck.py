@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from harness import crosscheck_file
@@ -62,8 +63,14 @@ def _cut(duration_ns: int, one: CrosscheckRound, usual_ns: float) -> bool:
 
 def ratio(cell: CrosscheckCell) -> Interval | None:
     """Harness over llama-bench in tokens per second: geometric mean of rounds; null without any pair."""
-    series = [speedups for speedups in map(_speedups, *_sides(cell)) if speedups.size]
+    series = [speedups for speedups in map(_speedups, *_sides(_warm(cell))) if speedups.size]
     return geometric_interval(series) if series else None
+
+
+def _warm(cell: CrosscheckCell) -> CrosscheckCell:
+    """Without each block's first round: llama-bench has just loaded, and still brings in weights while it is timed."""
+    blocks = tuple(tuple(one for one in block if one.suspended_ns) for block in cell.blocks)
+    return msgspec.structs.replace(cell, blocks=blocks)
 
 
 def _sides(cell: CrosscheckCell) -> tuple[list[list[float | None]], list[list[float | None]]]:
@@ -82,6 +89,7 @@ def _speedups(ours: list[float | None], theirs: list[float | None]) -> Floats:
 
 def tokens_per_s(cell: CrosscheckCell) -> tuple[float | None, float | None]:
     """Of the harness and of llama-bench: all tokens over all time."""
+    cell = _warm(cell)
     counted = [one.token_ns[cell.settle_tokens :] for block in cell.blocks for one in block]
     kept = [duration for block in whole_repetitions_ns(cell) for one in block for duration in one]
     return _rate(sum(map(len, counted)), sum(map(sum, counted))), _rate(cell.decode_tokens * len(kept), sum(kept))

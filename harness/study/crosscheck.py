@@ -1,10 +1,10 @@
 """The cross-check: the same cells through this harness and through llama-bench of the same commit, turn by turn.
 
 Both processes are alive together; in every round, in seeded random order, the worker and llama-bench do the same, while
-the other stands still: decode a token that does not count, then decode from the same depth twice. (llama-bench warms up
-with one token in every test and puts back a copy of the filled cache between repetitions, so nothing is prefilled.)
-Which of them loads first changes from block to block, because the memory that a process finds depends on what is taken
-already. Raw times go to crosscheck.json; ratios are made of them in the analysis.
+the other stands still: decode one token that does not count, then a burst from the same depth. (llama-bench warms up
+with one token in every test and then puts back a copy of the filled cache, so nothing is prefilled.) Which of them
+loads first changes from block to block, because the memory that a process finds depends on what is taken already. Raw
+times go to crosscheck.json; ratios are made of them in the analysis.
 """
 
 from __future__ import annotations
@@ -38,13 +38,7 @@ from harness.study import prepare, weights
 from harness.study.conduct import WeightsListener
 from harness.study.environments.base import Environment
 from harness.study.link import Limits, Link, LinkBroken
-from harness.study.llama_bench import (
-    REPETITIONS,
-    BenchBroken,
-    LlamaBench,
-    bench_decode_tokens,
-    bench_depth_tokens,
-)
+from harness.study.llama_bench import BenchBroken, LlamaBench, bench_decode_tokens, bench_depth_tokens
 from harness.study.store import replace_file
 from harness.terms import BurstKind, RunKind
 from harness.units import human_bytes
@@ -60,7 +54,7 @@ class Cell:
     spec: RunSpec
     model_path: Path
     blocks: int
-    rounds: int
+    rounds: int  # of a block, that count; one goes before
 
 
 def crosscheck(
@@ -74,7 +68,7 @@ def crosscheck(
         options: device, weights, suite (its rounds are what is run; `SUITE` by default) and `out`, the dataset folder.
         listener: told of weights that are brought.
         say: told of each cell.
-        rounds: a block; 0: as the suite says.
+        rounds: of a block, that count; 0: as the suite says.
 
     Raises:
         EnvironmentLacking: there is no such program, or the disk is full.
@@ -176,15 +170,15 @@ class _Pair:
         cell = self._cell
         order = _draw(cell, number)
         # llama-bench loads within its first turn: there the worker comes after
-        firsts = [False, *(order.random() < 0.5 for _ in range(cell.rounds - 1))]
+        firsts = [False, *(order.random() < 0.5 for _ in range(cell.rounds))]
         with ExitStack() as alive:
             link = self._worker(alive) if harness_loads_first else None
             bench = alive.enter_context(
-                closing(LlamaBench(self._root, self._program, cell.model_path, cell.spec, cell.rounds))
+                closing(LlamaBench(self._root, self._program, cell.model_path, cell.spec, len(firsts)))
             )
             theirs = [bench.turn()]
             link = link or self._worker(alive)
-            _as_llama_bench(link, 0, position=1)
+            _burst(link, 0, position=1)
             theirs += [_round(link, bench, place, first) for place, first in enumerate(firsts[1:], 1)]
             self.bench = bench.facts
             measured = link.finish()[0].measured
@@ -210,25 +204,21 @@ def _draw(cell: Cell, what: object) -> random.Random:
 
 def _round(link: Link, bench: LlamaBench, number: int, harness_first: bool) -> tuple[tuple[int, ...], int]:
     if harness_first:
-        _as_llama_bench(link, number, position=0)
+        _burst(link, number, position=0)
         return bench.turn()
     theirs = bench.turn()
-    _as_llama_bench(link, number, position=1)
+    _burst(link, number, position=1)
     return theirs
 
 
-def _as_llama_bench(link: Link, number: int, position: int) -> None:
-    """As many bursts as llama-bench repeats; their settle tokens do what its warm-up token does."""
-    for _ in range(REPETITIONS):
-        link.turn(Turn(kind=BurstKind.DECODE, round=number, position=position))
+def _burst(link: Link, number: int, position: int) -> None:
+    link.turn(Turn(kind=BurstKind.DECODE, round=number, position=position))
 
 
 def _rounds(
     measured: Measured, settle_tokens: int, firsts: list[bool], theirs: list[tuple[tuple[int, ...], int]]
 ) -> tuple[CrosscheckRound, ...]:
-    tokens: dict[int, tuple[int, ...]] = {}
-    for burst in measured.bursts:
-        tokens[burst.round] = tokens.get(burst.round, ()) + burst.token_ns[settle_tokens:]
+    tokens = {burst.round: burst.token_ns[settle_tokens:] for burst in measured.bursts}
     return tuple(
         CrosscheckRound(
             round=number,

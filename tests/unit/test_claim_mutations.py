@@ -280,7 +280,7 @@ def beside(check: Crosscheck | None, folder: Path, fingerprint: str = HERE) -> C
     ("check", "wanted", "words"),
     [
         (None, Verdict.NOT_RUN, "no data for"),
-        (check_of(cell_of(1.0)), Verdict.REPRODUCED, "30 pairs"),
+        (check_of(cell_of(1.0)), Verdict.REPRODUCED, "27 pairs"),
         (check_of(cell_of(1.12)), Verdict.NOT_REPRODUCED, "outside"),
         (check_of(cell_of(0.97)), Verdict.DIRECTION_ONLY, "a difference was detected"),
         (check_of(cell_of(1.0, noise=0.2)), Verdict.NOT_COMPARABLE, "too wide"),

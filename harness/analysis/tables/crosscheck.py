@@ -26,7 +26,7 @@ COLUMNS = (
 NOTE = (
     "This harness over llama-bench in decode tokens per second, both from one commit of llama.cpp, turn by turn on the "
     "same file with the same threads and depth. Comparable with outside numbers only where the whole interval lies "
-    "within 2 % of 1. Repetitions that a suspension of llama-bench cut are left out."
+    "within 2 % of 1. Repetitions that a suspension of llama-bench cut are left out, and its first after loading."
 )
 
 
