@@ -32,7 +32,7 @@ from harness.crosscheck_file import (
 from harness.errors import EnvironmentLacking, UsageError
 from harness.options import StudyOptions
 from harness.protocol import Task, Turn, WorkerFacts
-from harness.records import Measured, ModelRef, RunSpec
+from harness.records import Measured, ModelRef, RunSpec, Settings
 from harness.study import plan as planning
 from harness.study import prepare, weights
 from harness.study.conduct import WeightsListener
@@ -123,7 +123,18 @@ def _cells(
                 seen.add(cell.label)
                 experiment = cohort.experiment
                 path = located[cell.key].path
-                yield Cell(spec=spec, model_path=path, blocks=experiment.blocks, rounds=rounds or experiment.rounds)
+                alike = msgspec.structs.replace(spec, settings=_bench_settings(spec))
+                yield Cell(spec=alike, model_path=path, blocks=experiment.blocks, rounds=rounds or experiment.rounds)
+
+
+def _bench_settings(spec: RunSpec) -> Settings:
+    """With the context that llama-bench makes: just what its test fills.
+
+    llama.cpp plans a batch as long as the context allows, and lays the tensors of a decode step where those of that
+    batch would be: at other distances, which caches feel.
+    """
+    context_tokens = spec.workload.depth_tokens + spec.workload.decode_tokens
+    return msgspec.structs.replace(spec.settings, context_tokens=context_tokens)
 
 
 class _Pair:

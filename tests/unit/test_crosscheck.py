@@ -102,6 +102,12 @@ def test_both_sides_are_told_the_same() -> None:
     assert (pairs["-p"], pairs["-lm"], pairs["-fa"], pairs["-ctk"]) == ("0", "mmap", "auto", "f16")
 
 
+def test_both_sides_make_a_context_of_one_length() -> None:
+    told = arguments(Path("/m.gguf"), SPEC, 1)
+    pairs = dict(zip(told[::2], told[1::2], strict=True))
+    assert running._bench_settings(SPEC).context_tokens == int(pairs["-d"]) + int(pairs["-n"])
+
+
 def test_no_such_program_is_told_before_anything_is_touched(tmp_path: Path) -> None:
     options = StudyOptions(suite="smoke", device="cpu", out=tmp_path / "out", fake=True)
     with pytest.raises(EnvironmentLacking, match="no such program"):
