@@ -27,7 +27,7 @@ class CrosscheckCell(Struct, frozen=True):
     model: ModelRef
     threads: int
     depth_tokens: int
-    decode_tokens: int  # of a burst, and of a repetition
+    decode_tokens: int  # that count of a burst, and of a repetition
     settle_tokens: int  # 0; in older files so many first tokens of `token_ns` were kept, and don't count
     blocks: tuple[tuple[CrosscheckRound, ...], ...]
     harness_loaded_first: tuple[bool, ...] = ()  # of each block; empty in older files, where it always did

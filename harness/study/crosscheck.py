@@ -32,7 +32,7 @@ from harness.crosscheck_file import (
 from harness.errors import EnvironmentLacking, UsageError
 from harness.options import StudyOptions
 from harness.protocol import Task, Turn, WorkerFacts
-from harness.records import Measured, ModelRef, RunSpec, Settings
+from harness.records import Measured, ModelRef, RunSpec
 from harness.study import plan as planning
 from harness.study import prepare, weights
 from harness.study.conduct import WeightsListener
@@ -87,8 +87,10 @@ def crosscheck(
         bench=None,
         cells=(),
     )
+    drafted = prepare.draft(root, options, (RunKind.ROUNDS,))
+    _refuse_open_counts(drafted.plan, options.suite)
     options.out.mkdir(parents=True, exist_ok=True)
-    for cell in _cells(root, options, environment, listener, rounds):
+    for cell in _cells(drafted, environment, listener, rounds):
         say(f"{cell.spec.model.name}: {cell.blocks} x {cell.rounds} rounds beside llama-bench")
         pair = _Pair(root, program, environment, cell)
         measured = pair.run()
@@ -104,15 +106,15 @@ def crosscheck(
     return found
 
 
-def _cells(
-    root: Path, options: StudyOptions, environment: Environment, listener: WeightsListener, rounds: int
-) -> Iterator[Cell]:
-    drafted = prepare.draft(root, options, (RunKind.ROUNDS,))
-    for experiment in {cohort.experiment.name: cohort.experiment for cohort in drafted.plan.cohorts}.values():
+def _refuse_open_counts(plan: planning.Plan, suite: str) -> None:
+    for experiment in (cohort.experiment for cohort in plan.cohorts):
         if experiment.decode_tokens <= experiment.settle_tokens:
-            where = f"suite {options.suite}, experiment {experiment.name}"
+            where = f"suite {suite}, experiment {experiment.name}"
             cure = "set decode_tokens above settle_tokens"
             raise UsageError("llama-bench needs a fixed number of tokens that count", where=where, cure=cure)
+
+
+def _cells(drafted: prepare.Draft, environment: Environment, listener: WeightsListener, rounds: int) -> Iterator[Cell]:
     located = weights.locate(drafted.registry, drafted.plan.model_keys(), drafted.folders, listener, on_fetch=listener)
     refs: dict[planning.ModelKey, ModelRef] = {key: one.ref for key, one in located.items()}
     seen = set()
@@ -123,18 +125,22 @@ def _cells(
                 seen.add(cell.label)
                 experiment = cohort.experiment
                 path = located[cell.key].path
-                alike = msgspec.structs.replace(spec, settings=_bench_settings(spec))
-                yield Cell(spec=alike, model_path=path, blocks=experiment.blocks, rounds=rounds or experiment.rounds)
+                blocks, wanted = experiment.blocks, rounds or experiment.rounds
+                yield Cell(spec=_as_llama_bench(spec), model_path=path, blocks=blocks, rounds=wanted)
 
 
-def _bench_settings(spec: RunSpec) -> Settings:
-    """With the context that llama-bench makes: just what its test fills.
+def _as_llama_bench(spec: RunSpec) -> RunSpec:
+    """With the context that llama-bench makes, just what its test fills, and a prompt that fits it.
 
     llama.cpp plans a batch as long as the context allows, and lays the tensors of a decode step where those of that
-    batch would be: at other distances, which caches feel.
+    batch would be: at other distances, which caches may feel.
     """
-    context_tokens = spec.workload.depth_tokens + spec.workload.decode_tokens
-    return msgspec.structs.replace(spec.settings, context_tokens=context_tokens)
+    workload = spec.workload
+    settings = msgspec.structs.replace(
+        spec.settings, context_tokens=bench_depth_tokens(workload) + bench_decode_tokens(workload)
+    )
+    warm = msgspec.structs.replace(workload, prompt_tokens=max(1, workload.depth_tokens))
+    return msgspec.structs.replace(spec, settings=settings, workload=warm)
 
 
 class _Pair:

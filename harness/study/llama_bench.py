@@ -136,8 +136,8 @@ def bench_decode_tokens(workload: Workload) -> int:
 
 
 def bench_depth_tokens(workload: Workload) -> int:
-    """Where counting begins: behind the settle tokens of a burst."""
-    return workload.depth_tokens + workload.settle_tokens
+    """Where counting begins: behind the settle tokens of a burst, which starts from one token at least."""
+    return max(1, workload.depth_tokens) + workload.settle_tokens
 
 
 def arguments(model_path: Path, spec: RunSpec, rounds: int) -> list[str]:

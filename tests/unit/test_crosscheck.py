@@ -105,7 +105,9 @@ def test_both_sides_are_told_the_same() -> None:
 def test_both_sides_make_a_context_of_one_length() -> None:
     told = arguments(Path("/m.gguf"), SPEC, 1)
     pairs = dict(zip(told[::2], told[1::2], strict=True))
-    assert running._bench_settings(SPEC).context_tokens == int(pairs["-d"]) + int(pairs["-n"])
+    ours = running._as_llama_bench(SPEC)
+    assert ours.settings.context_tokens == int(pairs["-d"]) + int(pairs["-n"])
+    assert ours.workload.prompt_tokens < ours.settings.context_tokens
 
 
 def test_no_such_program_is_told_before_anything_is_touched(tmp_path: Path) -> None:
@@ -119,6 +121,7 @@ def test_a_suite_without_a_fixed_count_of_tokens_is_refused_before_weights_are_w
     options = StudyOptions(suite="quick", device="cpu", out=tmp_path / "out", fake=True)
     with pytest.raises(UsageError, match="experiment headline: llama-bench needs a fixed number"):
         running.crosscheck(cli.ROOT, script(tmp_path), options, Silent(), lambda _text: None)
+    assert not (tmp_path / "out").exists()
 
 
 HOST = Host(
