@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from pathlib import Path
 
-import llama_cpp
-from llama_cpp import llama_cpp as low
-
 from harness.llamacpp import native
+from harness.llamacpp.binding import library_folder, low
 from harness.pins import LLAMA_CPP_COMMITS
 
 
 def describe() -> dict[str, str]:
     """Keys: llama_cpp_commit, llama_cpp_python, build_flags, compiler, accelerator."""
-    version = str(llama_cpp.__version__)
+    version = metadata.version("llama-cpp-python")
     ggml = native.load()
     return {
         "llama_cpp_commit": LLAMA_CPP_COMMITS.get(version, f"unknown ({ggml.base.ggml_commit().decode()})"),
         "llama_cpp_python": version,
         "build_flags": f"ggml {ggml.base.ggml_version().decode()}; {low.llama_print_system_info().decode().strip()}",
-        "compiler": _compiler(Path(llama_cpp.__file__).parent / "lib"),
+        "compiler": _compiler(library_folder()),
         "accelerator": _accelerators(),
     }
 
 
 def _accelerators() -> str:
     """Backends beside the CPU, by the names of their shared libraries; `none` on a plain CPU build."""
-    folder = Path(llama_cpp.__file__).parent / "lib"
+    folder = library_folder()
     names = {match[1] for path in folder.iterdir() if (match := re.match(r"libggml-(\w+)\.(?:so|dylib)", path.name))}
     return ",".join(sorted(names - {"base", "cpu"})) or "none"
 

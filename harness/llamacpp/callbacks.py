@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from llama_cpp import llama_cpp as low
-
+from harness.llamacpp.binding import low
 from harness.llamacpp.native import Ggml
 from harness.llamacpp.pages import Span
 from harness.llamacpp.stretches import ProbeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -10,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from llama_cpp import llama_cpp as low
-
 from harness.llamacpp import native
+from harness.llamacpp.binding import low
 from harness.records import Settings, Workload
 from harness.terms import FlashAttention, KvType
 
@@ -103,6 +102,7 @@ class LlamaContext:
         self.tokens_held = 0
         self._logits_row = -1  # of sequence 0 in the last batch: a prompt's last row, a step's first
         self._batch_tokens = int(low.llama_n_batch(self.handle))
+        self._greedy = low.llama_sampler_init_greedy()
         self._batch = low.llama_batch_init(max(self._batch_tokens, self.width), 0, 1)
         self._log = "".join(model.log.lines[log_start:])
 
@@ -170,14 +170,13 @@ class LlamaContext:
             raise EngineError(f"llama_decode returned {status}: {reason}")
 
     def argmax(self) -> int:
-        """The most likely next token of sequence 0."""
-        logits = low.llama_get_logits_ith(self.handle, self._logits_row)
-        return int(np.ctypeslib.as_array(logits, shape=(self.model.vocabulary_size,)).argmax())
+        """The most likely next token of sequence 0, by llama.cpp's own greedy sampler."""
+        return int(low.llama_sampler_sample(self._greedy, self.handle, self._logits_row))
 
     def logits_finite(self) -> bool:
         """Whether the last logits hold neither NaN nor infinity: a broken model is not worth timing."""
         logits = low.llama_get_logits_ith(self.handle, -1)
-        return bool(np.isfinite(np.ctypeslib.as_array(logits, shape=(self.model.vocabulary_size,))).all())
+        return all(map(math.isfinite, logits[: self.model.vocabulary_size]))
 
     def truncate(self, depth_tokens: int) -> bool:
         """Forget everything from a position on; False when this cache cannot forget in part (recurrent state)."""
@@ -209,6 +208,7 @@ class LlamaContext:
     def close(self) -> None:
         """Free the context, then its threads."""
         if self.handle:
+            low.llama_sampler_free(self._greedy)
             low.llama_batch_free(self._batch)
             low.llama_free(self.handle)
             self.handle = None

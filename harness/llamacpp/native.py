@@ -6,11 +6,9 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import llama_cpp
-from llama_cpp import llama_cpp as low
+from harness.llamacpp.binding import library_folder, low
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS of ggml.h
 
@@ -39,7 +37,7 @@ class Ggml:
 
 def _library(name: str) -> Any:
     suffix = "dylib" if sys.platform == "darwin" else "so"
-    return ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / f"lib{name}.{suffix}"))
+    return ctypes.CDLL(str(library_folder() / f"lib{name}.{suffix}"))
 
 
 def load() -> Ggml:

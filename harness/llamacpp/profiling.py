@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-from llama_cpp import llama_cpp as low
-
+from harness.llamacpp.binding import low
 from harness.llamacpp.callbacks import RoutingProbe, TensorHead, read_int_rows
 from harness.llamacpp.engine import LlamaContext, LlamaModel
 from harness.llamacpp.native import Ggml

@@ -26,8 +26,7 @@ def plan(path: str, file_type: str) -> dict[str, str]:
     Raises:
         ValueError: llama.cpp knows no such file type, or refused the file; its last words are the message.
     """
-    from llama_cpp import llama_cpp as low  # noqa: PLC0415  (native code: only when asked)
-
+    from harness.llamacpp.binding import low  # noqa: PLC0415  (native code: only when asked)
     from harness.llamacpp.native import LogCapture  # noqa: PLC0415
 
     log = LogCapture()

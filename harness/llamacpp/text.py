@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-from llama_cpp import llama_cpp as low
-
+from harness.llamacpp.binding import low
 from harness.llamacpp.engine import EngineError, LlamaModel
 
 PLAIN_TURN = "User: {prompt}\nAssistant:"  # for a base model, which carries no template

@@ -119,6 +119,7 @@ HEAVY = {"llama_cpp", "pandas", "matplotlib", "docker", "numpy", "jinja2", "jtop
         ("import harness.cli", set()),
         ("import harness.study.conduct", {"numpy", "gguf"}),
         ("import harness.measure.worker, harness.measure.fake", set()),
+        ("import harness.measure.worker, harness.measure.llama, harness.measure.probed_llama", {"llama_cpp"}),
         ("import harness.measure.telemetry.__main__", set()),
         ("import harness.report.render", {"pandas", "matplotlib", "numpy", "jinja2"}),
     ],
