@@ -13,6 +13,7 @@ from harness.models.partfile import Progress as FetchProgress
 from harness.options import StudyOptions
 from harness.study import detect_device, prepare, weights
 from harness.study.environments.base import Environment
+from harness.study.gates import FreeDisk
 from harness.study.prepare import Draft
 from harness.study.progress import Progress
 from harness.study.provenance import study_facts
@@ -53,6 +54,7 @@ def conduct(
     """
     site = site or prepare.here(root, options)
     _require_limits(options, drafted)
+    require_room(prepare.room(options.out))
     keys = drafted.plan.model_keys()
     located = weights.locate(drafted.registry, keys, drafted.folders, watchers.weights, on_fetch=watchers.weights)
     site.bring(located, watchers.weights)
@@ -97,6 +99,18 @@ def _require_limits(options: StudyOptions, drafted: Draft) -> None:
     if limited and options.environment is EnvironmentKind.NATIVE:
         what = f"memory limits need containers (experiments {', '.join(sorted(limited))})"
         raise UsageError(what, where="--env", cure="add --env container")
+
+
+def require_room(room: FreeDisk) -> None:
+    """A disk that is full before the first run would only keep the gate waiting.
+
+    Raises:
+        EnvironmentLacking: it is.
+    """
+    closed = room.check(room.folder)
+    if closed is not None:
+        cure = "free some space, then --resume; or choose an --out on another disk"
+        raise EnvironmentLacking(closed.reason, where=str(room.folder), cure=cure)
 
 
 @contextmanager

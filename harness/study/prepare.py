@@ -179,6 +179,11 @@ def build_id(options: StudyOptions) -> str:
     return EngineKind.FAKE.value if options.fake else f"llama-cpp-python {version('llama-cpp-python')}"
 
 
+def room(out: Path) -> FreeDisk:
+    """Space that a study's records may take."""
+    return FreeDisk(folder=out, needed_bytes=RECORDS_BYTES)
+
+
 def gates(device: Device, out: Path, ask: Ask = ask_program) -> tuple[Gate, ...]:
     """What must be so before a run begins on this device; `ask` asks its programs."""
     always: list[Gate] = [
@@ -186,7 +191,7 @@ def gates(device: Device, out: Path, ask: Ask = ask_program) -> tuple[Gate, ...]
         NoThrottling(ask=ask),
         LowPowerModeOff(ask=ask),
         AcPower(ask=ask),
-        FreeDisk(folder=out, needed_bytes=RECORDS_BYTES),
+        room(out),
     ]
     if device.power_mode:
         always.append(NvpModel(mode=device.power_mode, ask=ask))

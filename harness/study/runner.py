@@ -28,6 +28,7 @@ from harness.study.store import DatasetInfo, PlannedRun, Store, read_info
 from harness.study.weights import Located
 from harness.terms import Ending, Quantity, RunKind, TokenSource
 
+HASTY_S = 30.0  # at gates, after a cohort for which one never opened: the next would most likely wait in vain too
 POWER = (Quantity.POWER_MW, Quantity.ENERGY_MJ)
 
 
@@ -81,6 +82,7 @@ class Runner:
         self._sampler = sampler
         self._progress = progress
         self._stop = stop
+        self._gate_patience_s = study.gate_timeout_s
         self._why_no_telemetry = "" if sampler is not None else "the sampler process did not start"
 
     @property
@@ -152,8 +154,9 @@ class Runner:
         if len(missing) < len(specs):
             specs = _apart(specs, missing)
         tasks = {place: self._task(cohort, specs[place], place) for place in missing}
-        waits = self._wait(self._study.gates, self._study.gate_timeout_s)
+        waits = self._wait(self._study.gates, self._gate_patience_s)
         fit = all_open(waits)
+        self._gate_patience_s = self._study.gate_timeout_s if fit else min(HASTY_S, self._study.gate_timeout_s)
         if fit:
             waits += self._wait(self._study.wishes, self._study.wish_timeout_s)
         if not fit:
