@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
 from harness.errors import ExitCode, UsageError
+from harness.version import bundle_version
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class ArtifactProgram(Program):
@@ -41,4 +45,4 @@ def _usage_errors() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    ArtifactProgram(name="artifact", binary="artifact").run()
+    ArtifactProgram(name="artifact", binary="artifact", version=bundle_version(ROOT)).run()

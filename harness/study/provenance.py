@@ -14,6 +14,7 @@ from harness.study.cohort import Outcome
 from harness.study.taints import burst_taints
 from harness.study.telemetry_taints import telemetry_taints, with_doubts
 from harness.terms import EngineKind, Origin
+from harness.version import bundle_version
 
 UNKNOWN = "not told: the worker ended before it spoke"
 
@@ -43,14 +44,6 @@ def study_facts(root: Path, image_digest: str, origin: Origin, *, clocks_pinned:
         origin=origin,
         clocks_pinned=clocks_pinned,
     )
-
-
-def bundle_version(root: Path) -> str:
-    """Version in pyproject.toml."""
-    for line in (root / "pyproject.toml").read_text(encoding="utf-8").splitlines():
-        if line.startswith("version = "):
-            return line.split('"')[1]
-    return "unknown"
 
 
 def lock_sha256(root: Path) -> str:

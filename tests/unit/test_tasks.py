@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,14 @@ def test_what_was_typed_wrong_is_one_line_and_exit_code_2(arguments: tuple[str, 
     assert words in ran.stderr
     assert " -> ./artifact --" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_the_version_is_that_of_the_project(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "harness.cli_program", "--version"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert ran.stdout.split() == ["artifact", tomllib.load(file)["project"]["version"]]
 
 
 def test_the_launcher_runs_that_program_and_imports_nothing_from_where_it_is_called(tmp_path: Path) -> None:
