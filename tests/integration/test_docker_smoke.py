@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"no engine of our own: {MISSING}"),
 ]
 
-ROOMY, TIGHT = 2_000_000_000, 24_000_000  # less than a worker needs to import llama.cpp
+ROOMY, TIGHT = 2_000_000_000, 14_000_000  # less than a worker needs to import llama.cpp
 CEILING = f"""
 title = "The ceiling on tiny models"
 minutes = 1
