@@ -2,7 +2,7 @@
 
 The package's own `__init__` would also import its high-level API, and that imports numpy: a process that holds numpy
 was seen to decode 0.5 to 1 % slower than llama-bench, one that does not hold it as fast (paired bursts on a two-core
-x86 machine), and it starts sooner.
+x86 machine). It is also imported in 33 ms instead of 120.
 """
 
 from __future__ import annotations

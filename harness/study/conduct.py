@@ -13,7 +13,6 @@ from harness.models.partfile import Progress as FetchProgress
 from harness.options import StudyOptions
 from harness.study import detect_device, prepare, weights
 from harness.study.environments.base import Environment
-from harness.study.gates import FreeDisk
 from harness.study.prepare import Draft
 from harness.study.progress import Progress
 from harness.study.provenance import study_facts
@@ -54,7 +53,7 @@ def conduct(
     """
     site = site or prepare.here(root, options)
     _require_limits(options, drafted)
-    require_room(prepare.room(options.out))
+    _require_room(options.out)
     keys = drafted.plan.model_keys()
     located = weights.locate(drafted.registry, keys, drafted.folders, watchers.weights, on_fetch=watchers.weights)
     site.bring(located, watchers.weights)
@@ -101,16 +100,12 @@ def _require_limits(options: StudyOptions, drafted: Draft) -> None:
         raise UsageError(what, where="--env", cure="add --env container")
 
 
-def require_room(room: FreeDisk) -> None:
-    """A disk that is full before the first run would only keep the gate waiting.
-
-    Raises:
-        EnvironmentLacking: it is.
-    """
-    closed = room.check(room.folder)
+def _require_room(out: Path) -> None:
+    """A disk that is full before the first run would only keep the gate waiting."""
+    closed = prepare.room(out).check(out)
     if closed is not None:
         cure = "free some space, then --resume; or choose an --out on another disk"
-        raise EnvironmentLacking(closed.reason, where=str(room.folder), cure=cure)
+        raise EnvironmentLacking(closed.reason, where=str(out), cure=cure)
 
 
 @contextmanager

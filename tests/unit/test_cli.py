@@ -17,6 +17,7 @@ from harness import cli, records
 from harness.errors import ExitCode, Interrupted, RunsFailed
 from harness.options import StudyOptions, study_options
 from harness.records import Record
+from harness.study import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 SOME: tuple[Record, ...] = tuple(solos(Lab(decode_tokens=4), models=(OLMOE, LLAMA)))
@@ -61,6 +62,18 @@ def test_unknown_names(fails: Fails, tmp_path: Path, changes: dict[str, str], me
     assert told.startswith(message)
     assert "\n" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_full_before_the_first_run_is_refused_at_once(
+    fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "RECORDS_BYTES", 2 * shutil.disk_usage(tmp_path).total)
+    out = tmp_path / "out"
+    code, told = fails(lambda: cli.reproduce(options(out)))
+    assert code == ExitCode.ENVIRONMENT
+    assert told.startswith(f"{out}: ")
+    assert told.endswith(" needed -> free some space, then --resume; or choose an --out on another disk")
+    assert (out / "runs.jsonl").read_bytes() == b""
 
 
 def test_an_unknown_model_is_named_with_its_neighbour(fails: Fails) -> None:

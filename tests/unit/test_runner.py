@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ from studies import FOUR, Listener, ThreadEnvironment, experiment, plan_of, run_
 
 from harness import cli
 from harness.analysis.load import load
-from harness.errors import EnvironmentLacking, Interrupted
+from harness.errors import Interrupted
 from harness.options import StudyOptions
 from harness.records import Burst, GateWait, Record, Taint
-from harness.study import conduct, prepare, provenance, runner
 from harness.study import plan as planning
+from harness.study import prepare, provenance, runner
 from harness.study import store as storing
 from harness.study.environments.base import Environment
-from harness.study.gates import Closed, FreeDisk, Gate
+from harness.study.gates import Closed, Gate
 from harness.study.plan import Plan
 from harness.study.runner import StopFlag
 from harness.study.store import RUNS, SUMS, DatasetInfo, Store
@@ -253,14 +252,6 @@ def test_after_a_gate_that_never_opened_the_next_cohorts_wait_briefly(
     plan = plan_of(suite(*(experiment(name=f"e{number}", models=FOUR[:1], rounds=1) for number in range(5))))
     assert run(tmp_path, plan=plan, gates=(NeverOpen(),), gate_s=600.0) == 2
     assert timeouts_s == [600.0, 600.0, runner.HASTY_S, runner.HASTY_S, 600.0]
-
-
-def test_a_disk_that_is_full_before_the_first_run_is_refused_at_once(tmp_path: Path) -> None:
-    free = shutil.disk_usage(tmp_path).free
-    conduct.require_room(FreeDisk(folder=tmp_path, needed_bytes=1))
-    with pytest.raises(EnvironmentLacking, match="needed") as caught:
-        conduct.require_room(FreeDisk(folder=tmp_path, needed_bytes=2 * free))
-    assert str(tmp_path) in str(caught.value)
 
 
 def test_ctrl_c_is_heard_while_a_gate_is_closed(tmp_path: Path) -> None:
